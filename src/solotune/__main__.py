@@ -1,0 +1,5 @@
+"""python -m solotune"""
+
+from solotune.cli import main
+
+raise SystemExit(main())

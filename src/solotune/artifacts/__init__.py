@@ -1,0 +1,1 @@
+"""The files that stages meet on: the only code that spells their names."""

@@ -1,0 +1,184 @@
+"""Files that are either whole or not there: atomic writes, hashes, JSON.
+
+Every write goes to a temporary file beside the target, is flushed to the disk (fsync), and takes the target's
+name in one step (rename); then the folder is flushed too, so that the name survives a power cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from solotune.errors import ArtifactError
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+_STAGED = ".staged-"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a binary file that appears at `path` when the block ends well, and not at all when it doesn't."""
+    staged = path.with_name(f"{_STAGED}{path.name}.{os.getpid()}")
+    try:
+        with staged.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        fsync_folder(path.parent)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the name `path` when the block ends well; its files are flushed first.
+
+    Raises:
+        ArtifactError: `path` exists already.
+    """
+    if path.exists():
+        raise ArtifactError(f"{path} exists already", "Nothing is overwritten: delete it or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f"{_STAGED}{path.name}.{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    try:
+        yield staged
+        for file in sorted(staged.rglob("*")):
+            if file.is_file():
+                _fsync_file(file)
+            elif file.is_dir():
+                fsync_folder(file)
+        fsync_folder(staged)
+        staged.rename(path)
+        fsync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def remove_staged(folder: Path) -> None:
+    """Deletes what an earlier process, killed while it wrote, left in `folder`."""
+    for left in folder.glob(f"{_STAGED}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a struct or plain value as indented JSON, atomically."""
+    text = json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_jsonl(path: Path, values: Iterable[Any]) -> int:
+    """Writes one compact JSON document a line, atomically; returns the number of lines."""
+    encoder = msgspec.json.Encoder()
+    count = 0
+    with atomic_write(path) as file:
+        for value in values:
+            file.write(encoder.encode(value) + b"\n")
+            count += 1
+    return count
+
+
+def read_record(path: Path, kind: type[Record], made_by: str) -> Record:
+    """Reads a manifest.
+
+    Args:
+        path: the JSON file.
+        kind: the struct that it must fit.
+        made_by: the command that writes it, for the message.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another schema version.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        where = f"{path.parent} is unfinished: {path.name} is missing" if path.parent.is_dir() else f"no {path.parent}"
+        raise ArtifactError(where, f"Run `{made_by}`") from None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged or of another version: {error}", f"Run `{made_by}` again") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """What is remembered of a file: its size in bytes and its sha256."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        return cls(path.stat().st_size, sha256_file(path))
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """A record of every file below `folder`, by its path relative to it, in order."""
+    return {
+        file.relative_to(folder).as_posix(): FileRecord.of(file) for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+
+
+def differing_files(folder: Path, files: dict[str, FileRecord], *, hashes: bool) -> list[str]:
+    """Names of recorded files that are missing or differ from their record, with how.
+
+    Args:
+        hashes: compare contents; otherwise sizes only, which finds a missing or cut file at once.
+    """
+    found = []
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != record.bytes:
+            found.append(f"{name} has {path.stat().st_size:,} bytes instead of {record.bytes:,}")
+        elif hashes and sha256_file(path) != record.sha256:
+            found.append(f"{name} was changed")
+    return found
+
+
+def fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""models/<name>--<revision>/: a base model as `fetch` left it: safetensors, tokenizer, chat template, hashes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from solotune.artifacts.files import FileRecord, differing_files, read_record, sha256_text
+from solotune.config.schema import ModelConfig
+from solotune.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+MADE_BY = "invoke fetch --config CONFIG"
+
+
+class ModelManifest(msgspec.Struct, frozen=True):
+    """What was fetched."""
+
+    schema_version: int
+    name_or_path: str
+    source: str
+    revision: str | None
+    files: dict[str, FileRecord]
+    license: str | None
+    """As the source states it; for the model card."""
+    solotune: str
+
+
+class ModelDir:
+    """Paths of one fetched base model. A manifest in it means that all of it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest_path = path / "manifest.json"
+        self.config = path / "config.json"
+        self.tokenizer = path / "tokenizer.json"
+        self.tokenizer_config = path / "tokenizer_config.json"
+        self.generation_config = path / "generation_config.json"
+        self.chat_template = path / "chat_template.jinja"
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> ModelDir:
+        """The folder for `model`: below models/, or below SOLOTUNE_MODELS where that is set (the image's volume)."""
+        root = Path(os.environ.get("SOLOTUNE_MODELS", "models"))
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name_or_path).strip("-.").lower()[-60:]
+        pin = model.revision[:12] if model.revision else sha256_text(model.name_or_path)[:12]
+        return cls(root / f"{readable}--{pin}")
+
+    @property
+    def is_complete(self) -> bool:
+        return self.manifest_path.is_file()
+
+    def weight_files(self) -> list[Path]:
+        return sorted(self.path.glob("*.safetensors"))
+
+    def open(self, *, hashes: bool = False) -> ModelManifest:
+        """The manifest, after proof that every file is there with its size (with `hashes`: its contents).
+
+        Raises:
+            ArtifactError: not fetched, unfinished, or a shard is missing or cut.
+        """
+        manifest = read_record(self.manifest_path, ModelManifest, MADE_BY)
+        damage = differing_files(self.path, manifest.files, hashes=hashes)
+        if damage:
+            raise ArtifactError(
+                f"the base model in {self.path} is damaged: {'; '.join(damage)}",
+                f"Delete that folder and run `{MADE_BY}`",
+            )
+        return manifest

@@ -1,0 +1,226 @@
+"""runs/<run_id>/: everything about one run, from the config that started it to the model that is shipped."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from solotune.artifacts.files import FileRecord, differing_files, read_record, write_json, write_text
+from solotune.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9_-]{0,47}-[0-9a-f]{6}")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How training ended; in the manifest only once it has."""
+
+    steps: int
+    epochs: float
+    tokens: int
+    """Tokens that went through the model, padding apart."""
+    trained_tokens: int
+    """Tokens with a label."""
+    seconds: float
+    """Wall time of training, over all resumes."""
+    train_loss: float
+    """Of the last logged step, nats a token."""
+    eval_loss: float | None
+    """Of the last evaluation on val, nats a token, weighted by token; None without one."""
+    peak_vram_bytes: int | None
+    adapter: dict[str, FileRecord]
+    """Files of adapter/."""
+
+
+class RunManifest(msgspec.Struct, frozen=True):
+    """What made this run. `outcome` is null until training has finished."""
+
+    schema_version: int
+    run_id: str
+    created: str
+    """UTC, ISO 8601."""
+    config_sha256: str
+    """Of config.yaml."""
+    seed: int
+    determinism: str
+    splits_dir: str
+    splits: dict[str, FileRecord]
+    base_model: dict[str, FileRecord]
+    base_model_dir: str
+    environment: dict[str, Any]
+    """git commit and diff, lock hash, image digest, GPU, driver, WSL or not, library versions, threads."""
+    data: dict[str, Any]
+    """Rows, tokens and rows left out by the length policy."""
+    resumes: list[dict[str, Any]] = []
+    """A line for each resume: when, from which step, which checkpoints were set aside."""
+    outcome: Outcome | None = None
+
+
+class MetricSummary(msgspec.Struct, frozen=True):
+    """A metric over the rows that it applies to."""
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+class ModelScore(msgspec.Struct, frozen=True):
+    """One model on the held-out rows."""
+
+    loss: float
+    """Mean negative log-likelihood of the assistant tokens, nats, weighted by token."""
+    perplexity: float
+    metrics: dict[str, MetricSummary]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Adapter minus base, paired by row."""
+
+    difference: float
+    ci95: tuple[float, float]
+    verdict: str
+    """`better`, `worse` or `cannot tell`."""
+
+
+class EvalReport(msgspec.Struct, frozen=True):
+    """eval_report.json."""
+
+    schema_version: int
+    run_id: str
+    split: str
+    examples: int
+    tokens: int
+    """Assistant tokens that were scored."""
+    base: ModelScore
+    adapter: ModelScore
+    comparison: dict[str, Comparison]
+    splits: dict[str, FileRecord]
+    adapter_files: dict[str, FileRecord]
+    seconds: float
+    merged: ModelScore | None = None
+    gguf: ModelScore | None = None
+
+
+class Artefact(msgspec.Struct, frozen=True):
+    """One exported thing and what was measured on it, as written to disk."""
+
+    path: str
+    files: dict[str, FileRecord]
+    merge_base: str | None
+    """The weights that the adapter was merged into; None for the adapter itself."""
+    measured: dict[str, float]
+    tolerance: dict[str, float]
+    passed: bool
+
+
+class ExportRecord(msgspec.Struct, frozen=True):
+    """export.json."""
+
+    schema_version: int
+    run_id: str
+    examples: int
+    artefacts: dict[str, Artefact]
+
+
+class RunDir:
+    """Paths of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+        self.config = path / "config.yaml"
+        self.manifest_path = path / "manifest.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+        self.eval_report = path / "eval_report.json"
+        self.predictions = path / "predictions.jsonl"
+        self.export = path / "export"
+        self.export_record = self.export / "export.json"
+
+    @classmethod
+    def create(cls, root: Path, name: str, config_yaml: str, run_id: str | None = None) -> RunDir:
+        """Makes the folder of a new run, with its resolved config in it."""
+        run = cls(root / (run_id or new_run_id(name)))
+        try:
+            run.path.mkdir(parents=True)
+        except FileExistsError:
+            raise ArtifactError(
+                f"{run.path} exists already", f"Continue it with `invoke train --resume {run.run_id}`"
+            ) from None
+        write_text(run.config, config_yaml)
+        return run
+
+    @classmethod
+    def find(cls, root: Path, wanted: str) -> RunDir:
+        """The run with this id, this unique prefix, or the newest one for `latest`.
+
+        Raises:
+            ArtifactError: none, or several; the message lists what there is.
+        """
+        known = run_ids(root)
+        if not known:
+            raise ArtifactError(f"there are no runs in {root}", "Start one with `invoke train --config CONFIG`")
+        wanted = wanted.removeprefix(f"{root}/").strip("/")
+        matching = known[-1:] if wanted == "latest" else [i for i in known if i == wanted]
+        matching = matching or [i for i in known if i.startswith(wanted)]
+        if len(matching) != 1:
+            some = ", ".join((matching or known)[-5:])
+            raise ArtifactError(
+                f"{'several runs begin' if matching else 'no run begins'} with {wanted!r}", f"The newest: {some}"
+            )
+        return cls(root / matching[0])
+
+    def manifest(self) -> RunManifest:
+        made_by = "invoke train --config CONFIG"
+        manifest = read_record(self.manifest_path, RunManifest, made_by)
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{self.manifest_path} has schema_version {manifest.schema_version}, this solotune reads {SCHEMA_VERSION}",
+                "Use the solotune that made the run",
+            )
+        return manifest
+
+    def write_manifest(self, manifest: RunManifest) -> None:
+        write_json(self.manifest_path, manifest)
+
+    def finished(self) -> tuple[RunManifest, Outcome]:
+        """The manifest and outcome of a run whose adapter is whole.
+
+        Raises:
+            ArtifactError: training hasn't finished, or the adapter isn't the one that training wrote.
+        """
+        manifest = self.manifest()
+        if manifest.outcome is None:
+            raise ArtifactError(
+                f"run {self.run_id} hasn't finished training", f"Finish it with `invoke train --resume {self.run_id}`"
+            )
+        damage = differing_files(self.adapter, manifest.outcome.adapter, hashes=True)
+        if damage:
+            raise ArtifactError(
+                f"{self.adapter} isn't what training wrote: {'; '.join(damage)}", "Train again; a copy may have gone wrong"
+            )
+        return manifest, manifest.outcome
+
+    def report(self) -> EvalReport | None:
+        """eval_report.json, or None when the run wasn't evaluated yet."""
+        if not self.eval_report.exists():
+            return None
+        return read_record(self.eval_report, EvalReport, f"invoke evaluate --run {self.run_id}")
+
+
+def new_run_id(name: str) -> str:
+    """YYYYMMDD-HHMMSS-<config name>-<6 hex>, in UTC, so that ids sort by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{name}-{secrets.token_hex(3)}"
+
+
+def run_ids(root: Path) -> list[str]:
+    """Ids of the runs below `root`, oldest first."""
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and _RUN_ID.fullmatch(p.name))

@@ -1,0 +1,207 @@
+"""argv -> config or run -> one stage -> exit code.
+
+Stages are imported when they run: `solotune --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from solotune import __version__
+from solotune.errors import Interrupted, SolotuneError
+
+if TYPE_CHECKING:
+    from solotune.config.schema import RunConfig
+
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        command: Callable[[Arguments], None] = arguments.command
+        command(arguments)
+    except Interrupted as stop:
+        if str(stop):
+            _complain(str(stop))
+        return stop.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; what was not finished is not taken for whole, run the same command again")
+        return 130
+    except SolotuneError as error:
+        if arguments.debug:
+            raise
+        for line in str(error).splitlines():
+            _complain(f"error: {line}")
+        return error.exit_code
+    except OSError as error:
+        if arguments.debug or error.errno not in _DISK_TROUBLE:
+            raise
+        _complain(f"error: {error.filename or 'writing'}: {_DISK_TROUBLE[error.errno]}")
+        return 2
+    except Exception as error:
+        if arguments.debug:
+            raise
+        _complain(f"error: {type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0])
+        _complain("This looks like a fault in solotune; run it again with --debug and report what it prints")
+        return 1
+    return 0
+
+
+_DISK_TROUBLE = {
+    errno.ENOSPC: "the disk is full; nothing half-written was kept. Free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; nothing half-written was kept",
+    errno.EROFS: "this file system is read-only. Check how the folder is mounted",
+    errno.EACCES: "no permission. Check who owns the folder (`ls -ld`)",
+    errno.EIO: "the disk reports an error; nothing half-written was kept",
+}
+
+
+def _fetch(arguments: Arguments) -> None:
+    config = _config(arguments)
+    from solotune.environment import prepare_process
+
+    prepare_process(device="cpu", online=config.model.source == "hub")
+    from solotune.stages import fetch
+
+    fetch.run(config)
+
+
+def _prepare(arguments: Arguments) -> None:
+    config = _config(arguments)
+    from solotune.stages import prepare
+
+    prepare.run(config, replace=arguments.replace)
+
+
+def _plan(arguments: Arguments) -> None:
+    config = _config(arguments)
+    _offline("cpu")  # shapes only: the GPU stays untouched
+    from solotune.stages import plan
+
+    plan.run(config, arguments.vram)
+
+
+def _train(arguments: Arguments) -> None:
+    config = _config(arguments) if arguments.config else None
+    if config is None and arguments.resume is None:
+        raise SolotuneError("train needs --config CONFIG, or --resume RUN")
+    _offline(config.device if config else _config_of_run(arguments.resume).device)
+    from solotune.stages import train
+
+    if arguments.resume:
+        train.resume(arguments.resume, config)
+    elif config:
+        train.run(config, arguments.run_id)
+
+
+def _evaluate(arguments: Arguments) -> None:
+    _offline(_config_of_run(arguments.run).device)
+    from solotune.stages import evaluate
+
+    evaluate.run(arguments.run, arguments.split)
+
+
+def _export(arguments: Arguments) -> None:
+    _offline(_config_of_run(arguments.run).device)
+    from solotune.stages import export
+
+    export.run(arguments.run, merge=arguments.merge)
+
+
+def _pipeline(arguments: Arguments) -> None:
+    config = _config(arguments)
+    from solotune import pipeline
+
+    given = ["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))]
+    pipeline.run(config, given)
+
+
+def _runs(arguments: Arguments) -> None:
+    del arguments
+    from solotune.stages import runs
+
+    runs.run()
+
+
+def _doctor(arguments: Arguments) -> None:
+    del arguments
+    from solotune.stages import doctor
+
+    doctor.run()
+
+
+def _config(arguments: Arguments) -> RunConfig:
+    from solotune.config.load import load
+
+    return load(Path(arguments.config), arguments.set)
+
+
+def _config_of_run(wanted: str) -> RunConfig:
+    from solotune.artifacts.run_dir import RunDir
+    from solotune.config.load import load
+
+    return load(RunDir.find(Path("runs"), wanted).config)
+
+
+def _offline(device: str) -> None:
+    from solotune.environment import prepare_process
+
+    prepare_process(device=device)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="solotune", description="Fine-tune an instruction LLM on one GPU.")
+    parser.add_argument("--version", action="version", version=f"solotune {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[Arguments], None], help_: str, *, config: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_, description=help_)
+        command.set_defaults(command=run)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if config:
+            command.add_argument("--config", metavar="FILE", required=config == "required", help="a YAML file of configs/")
+            command.add_argument(
+                "--set", metavar="KEY=VALUE", action="append", default=[], help="overrides a key, e.g. training.max_steps=10"
+            )
+        return command
+
+    add("fetch", _fetch, "bring the base model, by revision (the only step with a network)", config="required")
+    prepare = add("prepare", _prepare, "raw rows -> train, val and test, with a ledger", config="required")
+    prepare.add_argument("--replace", action="store_true", help="replace splits made from other rows or settings")
+    plan = add("plan", _plan, "will it fit, how many steps, how long", config="required")
+    plan.add_argument("--vram", type=float, metavar="GIB", help="plan for a card of this size instead of the one here")
+    train = add("train", _train, "splits -> adapter", config="optional")
+    train.add_argument("--resume", metavar="RUN", help="go on with an unfinished run")
+    train.add_argument("--run-id", help=argparse.SUPPRESS)
+    evaluate = add("evaluate", _evaluate, "base and adapter on held-out rows")
+    _add_run(evaluate)
+    evaluate.add_argument("--split", choices=("train", "val", "test"), help="instead of the config's evaluation.split")
+    export = add("export", _export, "what people serve, with proof that it behaves like the adapter")
+    _add_run(export)
+    export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
+    add("pipeline", _pipeline, "all of the above in order", config="required")
+    add("runs", _runs, "list the runs and what they measured")
+    add("doctor", _doctor, "check this machine, each finding with its fix")
+    return parser
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--run", metavar="RUN", required=True, help="run id, a unique prefix of it, or latest")
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    del frame
+    raise Interrupted("stopped; what was not finished is not taken for whole, run the same command again", 128 + number)
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

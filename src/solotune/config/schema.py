@@ -1,0 +1,247 @@
+"""Every key of a config file. Where upstream has a name for a thing, the key has that name.
+
+A key that is not here is an error. Defaults are for a 7-8B model on a 24 GB card.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Section(BaseModel):
+    """One mapping of the YAML file: frozen, unknown keys forbidden, numbers finite, docstrings as help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+# Strict mode takes a list for a list only; YAML knows no tuples, and a frozen section should hold no list.
+Strings = Annotated[tuple[Text, ...], Field(strict=False)]
+
+
+class DatasetConfig(Section):
+    """Which raw rows are read, and how they are divided."""
+
+    raw_files: Strings = Field(min_length=1)
+    """Files or glob patterns, relative to the repository: .jsonl (also .gz), .json, .csv, .tsv, .parquet."""
+    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion"] = "messages"
+    """How a raw row is laid out; `messages` is the contract itself."""
+    columns: dict[str, Text] = {}
+    """Our field name -> the name of the column in the raw file, where they differ."""
+    splits_dir: Text = "data/splits"
+    """Where `prepare` writes train, val and test."""
+    val_fraction: Fraction = 0.05
+    """Share of the groups that goes to val, for rows that declare no split."""
+    test_fraction: Fraction = 0.10
+    """Share of the groups that goes to test, for rows that declare no split."""
+    seed: int = 0
+    """Seed of the split; apart from the run's seed, so that runs with several seeds share their splits."""
+    quarantine: Literal["fail", "max_fraction", "keep_going"] = "fail"
+    """Bad rows: `fail` stops after the full report, `max_fraction` tolerates a share, `keep_going` all."""
+    quarantine_max_fraction: Fraction = 0.01
+    """The share of rows that `quarantine: max_fraction` tolerates."""
+    on_overflow: Literal["error", "drop"] = "error"
+    """What a row longer than `training.max_length` does to a run; nothing is ever cut."""
+
+    @model_validator(mode="after")
+    def fractions_leave_rows_to_train_on(self) -> DatasetConfig:
+        if self.val_fraction + self.test_fraction >= 1.0:
+            raise ValueError("val_fraction + test_fraction must be below 1")
+        return self
+
+
+class ModelConfig(Section):
+    """The base model, pinned."""
+
+    name_or_path: Text
+    """Hub id (`Qwen/Qwen3-8B`), folder, or `package_name/file.gguf` of an installed Python package."""
+    source: Literal["hub", "folder", "package"] = "hub"
+    """Where `fetch` finds it."""
+    revision: Text | None = None
+    """Hub: the commit, 40 hex digits. Package: its version. Folder: not used."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of the weights (of those that quantisation leaves alone) and of the computation."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention of transformers."""
+    chat_template_path: Text | None = None
+    """A Jinja file that replaces the model's own chat template."""
+
+    @model_validator(mode="after")
+    def hub_id_is_one(self) -> ModelConfig:
+        if self.source == "hub" and not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", self.name_or_path):
+            raise ValueError(
+                "name_or_path is no hub id (ORGANISATION/MODEL); a folder on disk needs source: folder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def revision_is_pinned(self) -> ModelConfig:
+        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(
+                "revision must be a commit (40 hex digits, lower case): branches and tags move; "
+                "the model's page on the hub lists commits under 'Files and versions'"
+            )
+        if self.source == "package" and (not self.revision or not self.name_or_path.endswith(".gguf")):
+            raise ValueError(
+                "source: package needs name_or_path: PACKAGE/FILE.gguf and revision: the package's version"
+            )
+        if self.source == "folder" and self.revision is not None:
+            raise ValueError("revision has no meaning with source: folder; its files are hashed instead")
+        return self
+
+
+class LoraConfig(Section):
+    """The adapter; names and meaning of peft.LoraConfig."""
+
+    r: Positive = 16
+    """Rank."""
+    lora_alpha: Positive = 32
+    """Scale: the adapter's product is multiplied by lora_alpha / r (or / sqrt(r) with use_rslora)."""
+    lora_dropout: Fraction = 0.05
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | Annotated[Strings, Field(min_length=1)] = "all-linear"
+    """`all-linear` (every linear layer but the output head) or a list of module names."""
+    use_rslora: bool = False
+    """Rank-stabilised scale."""
+
+
+class QuantizationConfig(Section):
+    """Present: QLoRA. Absent: LoRA. Names and meaning of transformers.BitsAndBytesConfig."""
+
+    load_in_4bit: Literal[True] = True
+    """Store the base model's linear layers in 4 bits; LoRA without that is `quantization: null`."""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """4-bit data type."""
+    bnb_4bit_use_double_quant: bool = True
+    """Quantise the scales too."""
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type in which the quantised layers compute."""
+
+    @field_validator("load_in_4bit", mode="before")
+    @classmethod
+    def absent_when_not_wanted(cls, value: object) -> object:
+        if value is False:
+            raise ValueError(
+                "false; for LoRA on the unquantised model leave the section out, or write quantization: null"
+            )
+        return value
+
+
+class TrainingConfig(Section):
+    """A chosen part of trl.SFTConfig; the loss is on the assistant's tokens only, always."""
+
+    learning_rate: PositiveNumber = 2e-4
+    """Peak learning rate."""
+    num_train_epochs: PositiveNumber = 1.0
+    """Passes over the training split."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimiser steps, at least 1; -1: as many as num_train_epochs makes."""
+    per_device_train_batch_size: Positive = 1
+    """Sequences (packs, with packing) in one forward pass."""
+    gradient_accumulation_steps: Positive = 8
+    """Forward passes for one optimiser step; the loss is weighted by token over all of them."""
+    max_length: Annotated[int, Field(ge=16)] = 2048
+    """Tokens in a sequence (in a pack, with packing). A longer row is never cut: see dataset.on_overflow."""
+    packing: bool = True
+    """Several rows in one sequence; they don't see each other."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate."""
+    warmup_steps: NotNegative = 0.03
+    """Steps of warm-up; below 1 it is a share of all steps."""
+    weight_decay: NotNegative = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: PositiveNumber = 1.0
+    """Gradients are clipped to this norm."""
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch_fused"
+    """Optimiser. The adapter is small: 8-bit states save little."""
+    activation_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    logging_steps: Positive = 1
+    """Steps between two lines of metrics.jsonl."""
+    eval_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps between two evaluations on val; 0: none."""
+    save_steps: Positive = 50
+    """Steps between two checkpoints."""
+    save_total_limit: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept; never below 2, so that a damaged one has one before it."""
+
+    @field_validator("max_steps")
+    @classmethod
+    def steps_are_counted_or_left_open(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("0 steps train nothing; -1 makes as many as num_train_epochs needs")
+        return value
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def warmup_is_a_share_or_whole_steps(cls, value: float) -> float:
+        if value >= 1 and value != int(value):
+            raise ValueError(f"{value} is neither a share of all steps (below 1) nor a whole number of steps")
+        return value
+
+
+class EvaluationConfig(Section):
+    """What `evaluate` measures, on base model and adapter alike."""
+
+    split: Split = "test"
+    """The split that is measured."""
+    metrics: Strings = ("exact_match",)
+    """Task metrics on generated answers; empty: loss and perplexity only, nothing is generated."""
+    metrics_by_tag: dict[str, Strings] = {}
+    """Further metrics for the rows that carry a tag (`meta.tags`)."""
+    max_new_tokens: Positive = 256
+    """Longest generated answer."""
+    batch_size: Positive = 16
+    """Rows generated side by side."""
+    max_examples: Positive | None = None
+    """Measure the first N rows only; null: all."""
+
+    @field_validator("metrics_by_tag")
+    @classmethod
+    def tags_are_not_empty(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if any(not tag for tag in value):
+            raise ValueError("a tag can't be empty")
+        return value
+
+
+class ExportConfig(Section):
+    """What `export` writes and how close it must be to what was measured."""
+
+    merge_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type in which a merged model is stored."""
+    proof_examples: Positive = 64
+    """Held-out rows on which the merged model is scored beside the adapter."""
+    max_loss_difference: PositiveNumber = 0.01
+    """Largest |loss of merged - loss of adapter| in nats a token that passes."""
+
+
+class RunConfig(Section):
+    """A whole experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")] = "run"
+    """Part of the run's id; by default the config file's name."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the adapter's first values, dropout and data order."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """Where the model runs. Never chosen in silence: a run on a CPU is asked for."""
+    determinism: Literal["strict", "seeded", "off"] = "strict"
+    """`strict`: deterministic kernels, the same adapter twice. `seeded`: seeds only."""
+    dataset: DatasetConfig
+    model: ModelConfig
+    lora: LoraConfig = LoraConfig()
+    quantization: QuantizationConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()

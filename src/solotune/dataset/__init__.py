@@ -1,0 +1,1 @@
+"""Raw rows in, clean rows on the side where they belong. No torch."""

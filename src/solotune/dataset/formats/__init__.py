@@ -1,0 +1,74 @@
+"""From a record to a row. A raw layout is one file here, an import and a line in FORMATS."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from solotune.config.schema import DatasetConfig
+from solotune.dataset import contract
+from solotune.dataset.contract import Row
+from solotune.dataset.diagnose import load_object
+from solotune.dataset.formats import alpaca, messages, prompt_completion, sharegpt
+from solotune.dataset.readers.source import RawRecord
+from solotune.errors import DataError
+
+
+class Format(Protocol):
+    """What a format's module has."""
+
+    @property
+    def FIELDS(self) -> tuple[str, ...]:  # noqa: N802 - a constant of a module
+        """The fields that it reads, by our names; `dataset.columns` may give them others."""
+
+    @property
+    def convert(self) -> Callable[[Mapping[str, Any], Mapping[str, str]], dict[str, Any]]:
+        """A row as plain values; what the contract checks isn't checked twice. May raise RowProblem."""
+
+
+FORMATS: dict[str, Format] = {
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "alpaca": alpaca,
+    "prompt_completion": prompt_completion,
+}
+
+
+class Parser:
+    """Makes rows of records, as the config says that they are laid out.
+
+    A JSON line of format `messages` is the contract itself, and an unknown key in it is an error. Everything
+    else may have columns that aren't read: they are left out, and counted in `unread`, so that a misspelt one
+    is seen.
+    """
+
+    def __init__(self, dataset: DatasetConfig) -> None:
+        self._format = FORMATS[dataset.format]
+        unknown = sorted(dataset.columns.keys() - set(self._format.FIELDS))
+        if unknown:
+            raise DataError(
+                f"dataset.columns: format {dataset.format} has no field {', '.join(unknown)}",
+                f"Its fields are {', '.join(self._format.FIELDS)}",
+            )
+        self._columns = dataset.columns
+        self._read = {dataset.columns.get(field, field) for field in self._format.FIELDS}
+        self._is_contract = dataset.format == "messages" and not dataset.columns
+        self.unread: Counter[str] = Counter()
+
+    def parse(self, record: RawRecord) -> Row:
+        """The row in a record.
+
+        Raises:
+            RowProblem: there is none, or it breaks a rule.
+        """
+        if record.problem:
+            raise record.problem
+        if not isinstance(record.value, dict):
+            if self._is_contract:
+                return contract.decode(record.raw)
+            value = load_object(record.raw)
+        else:
+            value = record.value
+        self.unread.update(value.keys() - self._read)
+        return contract.from_value(self._format.convert(value, self._columns))

@@ -1,0 +1,79 @@
+"""Reading a raw record by our field names, with problems told in the names of the raw file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from solotune.dataset.reasons import RowProblem
+
+Record = Mapping[str, Any]
+Columns = Mapping[str, str]
+
+COMMON = ("id", "meta", "source", "tags", "split")
+"""What every format but `messages` reads. The last three are those of meta, for files that can't nest."""
+
+
+def text(record: Record, columns: Columns, field: str) -> str:
+    """A text that must be there."""
+    column = columns.get(field, field)
+    if column not in record:
+        raise RowProblem("missing_field", f"the key {column!r} is missing")
+    value = record[column]
+    if not isinstance(value, str):
+        raise _wrong_type("text", value, column)
+    return value
+
+
+def optional_text(record: Record, columns: Columns, field: str) -> str | None:
+    """A text that may be absent, null or empty: tables have no other way to say that there is none."""
+    column = columns.get(field, field)
+    value = record.get(column)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise _wrong_type("text", value, column)
+    return value
+
+
+def value(record: Record, columns: Columns, field: str) -> Any:
+    """Whatever a required field holds."""
+    column = columns.get(field, field)
+    if column not in record:
+        raise RowProblem("missing_field", f"the key {column!r} is missing")
+    return record[column]
+
+
+def row(record: Record, columns: Columns, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of these messages with the record's id (a whole number is taken as its digits) and meta."""
+    made: dict[str, Any] = {"messages": messages, "meta": _meta(record, columns)}
+    column = columns.get("id", "id")
+    identifier = record.get(column)
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        made["id"] = str(identifier)
+    elif (identifier := optional_text(record, columns, "id")) is not None:
+        made["id"] = identifier
+    return made
+
+
+def _meta(record: Record, columns: Columns) -> dict[str, Any]:
+    column = columns.get("meta", "meta")
+    given = record.get(column)
+    if given is not None and not isinstance(given, dict):
+        raise _wrong_type("an object", given, column)
+    meta = {k: v for k, v in (given or {}).items() if v is not None}
+    for field in ("source", "split"):
+        if (found := optional_text(record, columns, field)) is not None:
+            meta[field] = found
+    tags = record.get(columns.get("tags", "tags"))
+    if isinstance(tags, str):
+        tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
+    if tags is not None:
+        meta["tags"] = tags
+    return meta
+
+
+def _wrong_type(wanted: str, value: Any, column: str) -> RowProblem:
+    names = {"str": "text", "dict": "an object", "list": "an array", "NoneType": "null"}
+    found = names.get(type(value).__name__, type(value).__name__)
+    return RowProblem("wrong_type", f"expected {wanted}, got {found}", f"$.{column}")

@@ -1,0 +1,65 @@
+"""When a data set isn't fit to be trained on: too many rows left out, or a side left empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from solotune.config.schema import DatasetConfig
+from solotune.dataset.clean import Counts
+from solotune.errors import DataError
+
+
+def check_quarantine(dataset: DatasetConfig, counts: Counts, report: str) -> None:
+    """Applies `dataset.quarantine`.
+
+    Args:
+        dataset: the policy.
+        counts: what became of the rows.
+        report: where the reader of the message finds the rows that were left out.
+
+    Raises:
+        DataError: more rows were left out than the policy allows.
+    """
+    if not counts.quarantined:
+        return
+    share = counts.quarantined / counts.rows_in
+    found = f"{counts.quarantined:,} of {counts.rows_in:,} rows ({share:.2%}) can't be used"
+    where = f"Each is in {report} with its place and what to do"
+    if not counts.kept:
+        raise DataError(f"{found}, and none is left", f"{where}. Is dataset.format the right one?")
+    if dataset.quarantine == "fail":
+        raise DataError(found, f"{where}. Repair them, or leave them out with dataset.quarantine: keep_going")
+    if dataset.quarantine == "max_fraction" and share > dataset.quarantine_max_fraction:
+        raise DataError(
+            f"{found}; dataset.quarantine_max_fraction allows {dataset.quarantine_max_fraction:.2%}",
+            f"{where}. Repair them, or allow more",
+        )
+
+
+def check_not_empty(files: Iterable[str], counts: Counts) -> None:
+    if not counts.rows_in:
+        raise DataError(f"there are no rows in {', '.join(files)}", "Check dataset.raw_files")
+
+
+def check_sides(dataset: DatasetConfig, rows: Mapping[str, int]) -> list[str]:
+    """That every split which was asked for has rows.
+
+    Returns:
+        Splits that are empty as asked: their fraction is 0, and no row declares them.
+    """
+    if not rows["train"]:
+        raise DataError(
+            "the train split would be empty: every row is on another side",
+            "Add rows, or lower dataset.val_fraction and dataset.test_fraction",
+        )
+    fractions = {"val": dataset.val_fraction, "test": dataset.test_fraction}
+    empty = [split for split in fractions if not rows[split]]
+    for split in empty:
+        if fractions[split]:
+            raise DataError(
+                f"the {split} split would be empty: no row declares it, and dataset.{split}_fraction "
+                f"({fractions[split]:g}) drew none",
+                f"Add rows, raise that fraction, declare meta.split: {split} on some rows, "
+                f"or set the fraction to 0 to go without {split}",
+            )
+    return empty

@@ -1,0 +1,108 @@
+"""What `prepare` shows: where every row went, what lies where, how long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from solotune import console
+from solotune.config.schema import SPLITS
+from solotune.dataset.clean import Counts
+from solotune.dataset.reasons import NOTES
+from solotune.dataset.token_lengths import TokenLengths
+
+_SHOWN = 12
+
+
+def show_rows(counts: Counts, quarantine: Path) -> None:
+    """Every row that came in, by what became of it; of each reason the first place."""
+    first = _first_places(quarantine)
+    lines = [
+        ["rows in", f"{counts.rows_in:,}", "", ""],
+        ["kept", f"{counts.kept:,}", _percent(counts.kept, counts.rows_in), ""],
+        ["duplicates", f"{counts.duplicates:,}", _percent(counts.duplicates, counts.rows_in), ""],
+        ["quarantined", f"{counts.quarantined:,}", _percent(counts.quarantined, counts.rows_in), ""],
+    ]
+    for code, count in sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0])):
+        share = _percent(count, counts.rows_in)
+        lines.append([f"  {code}", f"{count:,}", share, console.safe(first.get(code, ""))])
+    console.table(["rows", "count", "share", "first"], lines)
+    for note, count in sorted(counts.notes.items()):
+        console.say(f"  note: {NOTES[note]} ({count:,})")
+
+
+def show_unread(columns: Mapping[str, int], format_name: str) -> None:
+    """Columns that the format leaves alone, so that a misspelt one is seen."""
+    if columns:
+        shown = sorted(columns.items())[:_SHOWN]
+        listed = ", ".join(f"{console.safe(name, 40)} ({count:,})" for name, count in shown)
+        more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
+        console.say(f"  note: format {format_name} doesn't read these columns: {listed}{more}")
+
+
+def show_splits(rows: Mapping[str, int], lengths: Mapping[str, TokenLengths] | None, limit: int) -> None:
+    """Rows by split, with their lengths where a tokenizer is at hand."""
+    header = ["split", "rows", "share"]
+    if lengths is not None:
+        header += ["tokens p50", "p95", "max", "trained", f"> {limit:,}"]
+    total = sum(rows.values())
+    lines = []
+    for split in SPLITS:
+        line = [split, f"{rows[split]:,}", _percent(rows[split], total)]
+        if lengths is not None:
+            of = lengths[split]
+            line += [f"{n:,}" for n in (of.p50, of.p95, of.longest)]
+            line += [f"{of.trained_share:.1%}", f"{of.overlong:,}"]
+        lines.append(line)
+    console.say()
+    console.table(header, lines)
+
+
+def show_overlong(lengths: Mapping[str, TokenLengths], limit: int, on_overflow: str) -> None:
+    """Names rows that don't fit, and says what a run will do about them."""
+    for split, of in lengths.items():
+        if of.overlong:
+            ids = ", ".join(console.safe(i, 60) for i in of.overlong_ids)
+            more = ", …" if of.overlong > len(of.overlong_ids) else ""
+            then = "train refuses them" if on_overflow == "error" else "train leaves them out"
+            console.warn(
+                f"rows of {split} with more than training.max_length = {limit:,} tokens: {of.overlong:,} "
+                f"({ids}{more}); with dataset.on_overflow: {on_overflow}, {then}"
+            )
+
+
+def show_tags(tags: Mapping[str, Mapping[str, int]]) -> None:
+    """Rows by tag, the most frequent first."""
+    if not tags:
+        return
+    ordered = sorted(tags.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+    lines = [
+        [console.safe(tag, 40), *(f"{by_split[s]:,}" for s in SPLITS), f"{sum(by_split.values()):,}"]
+        for tag, by_split in ordered[:_SHOWN]
+    ]
+    console.say()
+    console.table(["tag", *SPLITS, "all"], lines)
+    if len(tags) > _SHOWN:
+        console.say(f"  and {len(tags) - _SHOWN:,} more tags")
+
+
+class _Place(msgspec.Struct):
+    file: str
+    line: int
+    code: str
+
+
+def _first_places(quarantine: Path) -> dict[str, str]:
+    decode = msgspec.json.Decoder(_Place).decode
+    places: dict[str, str] = {}
+    with quarantine.open("rb") as lines:
+        for line in lines:
+            place = decode(line)
+            places.setdefault(place.code, f"{place.file}:{place.line}")
+    return places
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else ""

@@ -1,0 +1,127 @@
+"""The machine and the code that a run was made with, read without torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+from typing import Any
+
+from solotune.artifacts.files import sha256_file, sha256_text
+
+LIBRARIES = (
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "numpy",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "triton",
+    "trl",
+)
+_SECONDS = 10
+
+
+def prepare_process(*, device: str, online: bool = False) -> None:
+    """Sets what libraries read from the environment; call it before the first of them is imported.
+
+    Nothing asks the hub unless `online`; cuBLAS gets the work space that makes it deterministic; one GPU is visible,
+    and none at all when the config says `cpu`.
+    """
+    settings = {
+        "HF_HUB_OFFLINE": "0" if online else "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "0" if online else "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "DATASETS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    os.environ.update(settings)
+    _quiet_upstream()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif visible is None or "," in visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = (visible or "0").split(",")[0]
+
+
+def _quiet_upstream() -> None:
+    """Hides what libraries say to their developers and a user can't act on; our own warnings are printed, not raised."""
+    for library in ("transformers", "trl", "peft", "torch", "bitsandbytes", "accelerate", "datasets"):
+        warnings.filterwarnings("ignore", module=rf"{library}\b")
+    # Asks, at every import on some processors, for an optional package that would contact the hub.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def describe(root: Path) -> dict[str, Any]:
+    """What made a run, for its manifest. An allow-list: no other environment variable is ever written down."""
+    return {
+        "git_commit": _git(root, "rev-parse", "HEAD"),
+        "git_diff_sha256": _diff_hash(root),
+        "lock_sha256": sha256_file(root / "uv.lock") if (root / "uv.lock").is_file() else None,
+        "image": os.environ.get("SOLOTUNE_IMAGE"),
+        "python": platform.python_version(),
+        "libraries": library_versions(),
+        "platform": platform.platform(),
+        "wsl": is_wsl(),
+        "cpu_count": os.cpu_count(),
+        "gpu": gpus(),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that decide what a run computes."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def is_wsl() -> bool:
+    """Whether the kernel is WSL's. In a container on WSL2 the WSL_* variables are not set, the kernel's name is."""
+    return "microsoft" in platform.release().lower()
+
+
+def gpus() -> list[dict[str, str]]:
+    """Name, memory and driver of each GPU that nvidia-smi lists; empty without one."""
+    wsl_path = "/usr/lib/wsl/lib/nvidia-smi"  # sudo and some shells drop this folder from PATH
+    tool = shutil.which("nvidia-smi") or (wsl_path if Path(wsl_path).exists() else None)
+    if tool is None:
+        return []
+    text = _output([tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
+    rows = [[cell.strip() for cell in line.split(",")] for line in (text or "").splitlines()]
+    return [{"name": r[0], "memory": r[1], "driver": r[2]} for r in rows if len(r) == 3]
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    text = _output(["git", "-C", str(root), *arguments])
+    return text.strip() if text is not None else None
+
+
+def _diff_hash(root: Path) -> str | None:
+    # The hash, not the text: a diff may hold what its owner doesn't want in a file that is passed on.
+    diff = _git(root, "diff", "HEAD")
+    return sha256_text(diff) if diff else None
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

@@ -1,0 +1,63 @@
+"""Greedy answers, in batches of prompts of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from solotune.config.schema import RunConfig
+from solotune.modeling.base_model import autocast
+from solotune.modeling.chat import ChatEncoder
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    encoder: ChatEncoder,
+    config: RunConfig,
+    on_rows: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """The most likely answer to each prompt, as text up to the stop token.
+
+    Args:
+        model: with or without an adapter, in any mode.
+        prompts: ids that end with the generation prompt (`ChatEncoder.encode_prompt`).
+        on_rows: called with the number of rows done, after each batch.
+
+    Returns:
+        Answers in the order of `prompts`.
+    """
+    was_training = model.training
+    model.eval()
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, str] = {}
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        eos_token_id=sorted(encoder.stop_ids),
+        pad_token_id=encoder.pad_id,
+        use_cache=True,
+    )
+    for start in range(0, len(by_length), config.evaluation.batch_size):
+        numbers = by_length[start : start + config.evaluation.batch_size]
+        ids, mask = _left_padded([prompts[i] for i in numbers], encoder.pad_id, model.device)
+        with autocast(config):
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        for i, sequence in zip(numbers, output[:, ids.shape[1] :].tolist(), strict=True):
+            answers[i] = encoder.decode(sequence)
+        on_rows(len(numbers))
+    model.train(was_training)
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _left_padded(
+    prompts: Sequence[list[int]], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, longest) ids and mask; padding on the left, so that every prompt ends where generation begins."""
+    longest = max(map(len, prompts))
+    ids = [[pad_id] * (longest - len(p)) + p for p in prompts]
+    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

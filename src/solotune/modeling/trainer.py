@@ -1,0 +1,299 @@
+"""TRL's SFTTrainer, with our rows, our evaluation loss, our checkpoints and our log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import datasets
+import torch
+import trl
+from transformers import (
+    AutoTokenizer,
+    PrinterCallback,
+    PreTrainedModel,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from solotune.artifacts.checkpoints import Checkpoints
+from solotune.artifacts.files import write_text
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import RunDir
+from solotune.config.schema import RunConfig
+from solotune.console import Progress
+from solotune.errors import Interrupted, ModelError
+from solotune.modeling import likelihood
+from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.lora import keep_float32, peft_config, save_adapter
+from solotune.modeling.packing import collate, join, pack
+
+
+class AdapterTrainer(trl.SFTTrainer):
+    """Trains an adapter on encoded rows.
+
+    What differs from upstream: sequences and labels come ready; the evaluation loss is exact (upstream's moves with the
+    batch size: `transformers/trainer.py`, `evaluation_loop`); a checkpoint appears whole or not at all.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        base: ModelDir,
+        config: RunConfig,
+        run: RunDir,
+        train_rows: Sequence[Encoded],
+        val_rows: Sequence[Encoded],
+        pad_id: int,
+    ) -> None:
+        self.config = config
+        self.checkpoints = Checkpoints(run.checkpoints)
+        self.val_rows = val_rows
+        # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
+        self._counts = torch.zeros(2, dtype=torch.int64, device=model.device)
+        sequences = make_sequences(train_rows, config)
+        super().__init__(
+            model=model,
+            args=sft_config(config, run),
+            train_dataset=datasets.Dataset.from_list(sequences),
+            # Upstream wants one to evaluate at all; evaluate() below reads val_rows.
+            eval_dataset=datasets.Dataset.from_list(sequences[:1]) if _evaluates(config, val_rows) else None,
+            processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
+            data_collator=partial(collate, pad_id=pad_id),
+            peft_config=peft_config(config.lora, config.model),
+        )
+        keep_float32(self.model)
+        for upstream in (ProgressCallback, PrinterCallback):
+            self.remove_callback(upstream)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The exact loss on val, in nats a token; logged as `eval_loss`."""
+        del args, kwargs
+        with Progress("evaluating on val", len(self.val_rows), "rows") as bar:
+            scores = likelihood.score(self.model, self.val_rows, self.config, on_rows=bar.advance)
+        metrics = {"eval_loss": likelihood.loss(scores), "eval_tokens": float(sum(s.tokens for s in scores))}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
+        return metrics
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Upstream's: negative log-likelihood over the labelled tokens of the whole accumulated batch."""
+        labelled = (inputs["labels"] != IGNORE).sum()
+        self._counts += torch.stack([inputs.pop("real_tokens"), labelled])
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def take_counts(self) -> tuple[int, int]:
+        """Tokens that went through the model since the last call, padding apart, and those that had a label."""
+        tokens, trained = self._counts.tolist()
+        self._counts.zero_()
+        return tokens, trained
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        del model, trial
+        with self.checkpoints.saving(self.state.global_step) as folder:
+            save_adapter(self.model, folder, self.config.model)
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+        self.checkpoints.keep_newest(self.config.training.save_total_limit)
+
+
+def make_sequences(rows: Sequence[Encoded], config: RunConfig) -> list[dict[str, list[int]]]:
+    """Rows as the sequences that are trained on: packed, or one each; every row is in exactly one."""
+    if not config.training.packing:
+        return [join([row]) for row in rows]
+    packs = pack([len(row.input_ids) for row in rows], config.training.max_length, config.seed)
+    return [join([rows[i] for i in numbers]) for numbers in packs]
+
+
+def steps_in_all(sequences: int, config: RunConfig) -> int:
+    """Optimiser steps that upstream makes of so many sequences (`transformers/trainer.py`, `set_initial_training_values`)."""
+    training = config.training
+    if training.max_steps > 0:
+        return training.max_steps
+    batches = math.ceil(sequences / training.per_device_train_batch_size)
+    return math.ceil(training.num_train_epochs * max(1, math.ceil(batches / training.gradient_accumulation_steps)))
+
+
+def sft_config(config: RunConfig, run: RunDir) -> trl.SFTConfig:
+    """The training section as upstream's arguments, and what is fixed for every run."""
+    training = config.training
+    ours = {"packing", "save_total_limit", "eval_steps", "activation_checkpointing"}
+    chosen: dict[str, Any] = training.model_dump(exclude=ours)
+    known = {field.name for field in dataclasses.fields(trl.SFTConfig)}
+    # Older transformers have the old name only, newer ones warn about it.
+    renamed = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    chosen[renamed] = training.activation_checkpointing
+    return trl.SFTConfig(
+        **chosen,
+        output_dir=str(run.checkpoints),
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=config.model.dtype == "bfloat16",
+        use_cpu=config.device == "cpu",
+        packing=False,  # rows arrive packed
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # position_ids tell rows apart
+        eval_strategy="steps" if training.eval_steps else "no",
+        eval_steps=training.eval_steps or None,
+        save_strategy="steps",
+        logging_nan_inf_filter=False,  # upstream's default hides a loss that isn't a number
+        dataloader_pin_memory=False,  # WSL2 pins little memory, and fails beyond (microsoft/WSL#8447)
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _evaluates(config: RunConfig, val_rows: Sequence[Encoded]) -> bool:
+    return bool(config.training.eval_steps and val_rows)
+
+
+class MetricsLog(TrainerCallback):
+    """metrics.jsonl, a line for each log; and the progress bar."""
+
+    def __init__(self, path: Path, take_counts: Callable[[], tuple[int, int]], resumed_at: int = 0) -> None:
+        self.path = path
+        self.tokens = 0
+        self.trained_tokens = 0
+        self.seconds = 0.0
+        self.last_loss = math.nan
+        self.last_eval_loss: float | None = None
+        self._take_counts = take_counts
+        self._seconds_of_step = 0.0
+        self._step_start = 0.0
+        self._bar: Progress | None = None
+        if resumed_at:
+            self._forget_after(resumed_at)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._bar = Progress("training", state.max_steps, "steps").__enter__()
+        self._bar.advance(state.global_step)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step_start = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._seconds_of_step += time.perf_counter() - self._step_start
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "eval_loss" in logs:
+            line = {"step": state.global_step, "eval_loss": logs["eval_loss"]}
+            self._write(line)
+            self._add(line)
+            return
+        if "loss" not in logs:
+            return  # upstream's closing summary
+        loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+        tokens, trained = self._take_counts()
+        seconds, self._seconds_of_step = self._seconds_of_step, 0.0
+        rate = tokens / max(seconds, 1e-9)
+        line = {
+            "step": state.global_step,
+            "epoch": round(float(state.epoch or 0), 4),
+            "loss": loss,
+            "learning_rate": logs.get("learning_rate"),
+            "grad_norm": norm,
+            "tokens": tokens,
+            "trained_tokens": trained,
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(rate, 1),
+        }
+        shown: dict[str, float | str] = {"loss": loss, "tokens/s": rate}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            line["vram_bytes"] = torch.cuda.max_memory_allocated()
+            shown["VRAM"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        self._write(line)
+        self._add(line)
+        if self._bar:
+            self._bar.advance(int(args.logging_steps), **shown)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise ModelError(
+                f"step {state.global_step}: the loss is {loss}, the gradient's norm {norm}",
+                "Lower training.learning_rate, or look at the rows of that step; earlier checkpoints are whole",
+            )
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.__exit__(None, None, None)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self.tokens += line.get("tokens", 0)
+        self.trained_tokens += line.get("trained_tokens", 0)
+        self.seconds += line.get("seconds", 0.0)
+        self.last_loss = line.get("loss", self.last_loss)
+        self.last_eval_loss = line.get("eval_loss", self.last_eval_loss)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _forget_after(self, step: int) -> None:
+        kept = []
+        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue  # cut by the kill that made this resume necessary
+            if line["step"] <= step:
+                kept.append(text + "\n")
+                self._add(line)
+        write_text(self.path, "".join(kept))
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl-C and SIGTERM finish the step, save and stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.received is not None:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.received is not None:
+            raise Interrupted("stopped at once; the last checkpoint is whole", 128 + number)
+        self.received = number
+        print("\nstopping after this step, then saving (again to stop at once)", flush=True)

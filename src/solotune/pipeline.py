@@ -1,0 +1,89 @@
+"""All stages in order, each in a process of its own.
+
+Each stage so gets its memory back, its own environment (only fetch has a network) and a clean state of the libraries.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
+from solotune.artifacts.files import read_record
+from solotune.config.schema import RunConfig
+from solotune.console import duration, say, table
+from solotune.errors import Interrupted, SolotuneError
+
+RUNS = Path("runs")
+
+
+class StageFailed(SolotuneError):
+    """A stage ended with an error, which it has printed."""
+
+    def __init__(self, name: str, exit_code: int) -> None:
+        super().__init__(f"{name} failed; the stages before it are done and are not done again")
+        self.exit_code = exit_code
+
+
+def run(config: RunConfig, arguments: Sequence[str]) -> RunDir:
+    """fetch, prepare, plan, train, evaluate, export --merge; ends with one table.
+
+    Args:
+        config: already checked, so that a wrong key stops before the first stage.
+        arguments: `--config …` and `--set …` as they were given.
+    """
+    start = time.monotonic()
+    run_id = new_run_id(config.name)
+    for command in (
+        ["fetch", *arguments],
+        ["prepare", *arguments],
+        ["plan", *arguments],
+        ["train", *arguments, "--run-id", run_id],
+        ["evaluate", "--run", run_id],
+        ["export", "--run", run_id, "--merge"],
+    ):
+        _run_stage(command)
+        say()
+    run_dir = RunDir(RUNS / run_id)
+    _print_summary(run_dir, time.monotonic() - start)
+    return run_dir
+
+
+def _run_stage(command: list[str]) -> None:
+    # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
+    process = subprocess.Popen([sys.executable, "-P", "-m", "solotune", *command])
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue  # the stage got the signal too, and says what to do
+    if code in (130, 143):
+        raise Interrupted("", code)
+    if code != 0:
+        raise StageFailed(command[0], code if code > 0 else 1)
+
+
+def _print_summary(run_dir: RunDir, seconds: float) -> None:
+    report = run_dir.report()
+    record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
+    assert report is not None
+    merged = record.artefacts["merged"].measured
+    rows = [
+        ["loss (nats a token)", f"{report.base.loss:.4f}", f"{report.adapter.loss:.4f}", f"{merged['loss']:.4f}"],
+        ["perplexity", f"{report.base.perplexity:.4g}", f"{report.adapter.perplexity:.4g}", f"{merged['perplexity']:.4g}"],
+    ]
+    for name, summary in report.adapter.metrics.items():
+        rows.append([name, f"{report.base.metrics[name].value:.3f}", f"{summary.value:.3f}", ""])
+    proven = f"merged: {record.examples} of them, read back from disk"
+    table(["", "base", "adapter", "merged"], rows, f"{report.examples} held-out rows of {report.split} ({proven})")
+    say()
+    say(f"  adapter       {run_dir.export / 'adapter'}")
+    say(f"  merged model  {run_dir.export / 'merged'}")
+    say(f"  answers       {run_dir.predictions}")
+    say(f"  all figures   {run_dir.eval_report}, {run_dir.export_record}")
+    say(f"  took          {duration(seconds)}")
+    say("  next          your own rows: see README, \"Your own data in five lines\"")

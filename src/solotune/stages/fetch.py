@@ -1,0 +1,185 @@
+"""fetch: hub, folder or Python package -> models/<name>--<revision>/. The only stage with a network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+from solotune import __version__
+from solotune.artifacts.files import atomic_folder, record_files, remove_staged, write_json
+from solotune.artifacts.model_dir import SCHEMA_VERSION, ModelDir, ModelManifest
+from solotune.config.schema import ModelConfig, RunConfig
+from solotune.console import say, stage
+from solotune.errors import ArtifactError, ModelError
+
+# Weights as safetensors only: the other formats can hold programs.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
+UNWANTED = ("original/*", "onnx/*", "*.safetensors.index.json.bak", "consolidated*.safetensors")
+
+
+def run(config: RunConfig) -> ModelDir:
+    """Brings the base model of `config`, unless it is there; the folder appears whole or not at all.
+
+    Raises:
+        ModelError: it can't be found, reached or used.
+    """
+    with stage("fetch"):
+        model = config.model
+        base = ModelDir.of(model)
+        if base.is_complete:
+            base.open()
+            say(f"{model.name_or_path} is in {base.path} already")
+            return base
+        if base.path.exists():
+            raise ArtifactError(f"{base.path} is unfinished: manifest.json is missing", "Delete it and fetch again")
+        base.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_staged(base.path.parent)
+        with atomic_folder(base.path) as staged:
+            {"hub": _from_hub, "folder": _from_folder, "package": _from_package}[model.source](model, staged)
+            _check(model, staged)
+            manifest = ModelManifest(
+                schema_version=SCHEMA_VERSION,
+                name_or_path=model.name_or_path,
+                source=model.source,
+                revision=model.revision,
+                files=record_files(staged),
+                license=_license(model, staged),
+                solotune=__version__,
+            )
+            write_json(staged / "manifest.json", manifest)
+        size = sum(f.bytes for f in manifest.files.values())
+        say(f"{model.name_or_path}: {len(manifest.files)} files, {size / 2**30:.2f} GiB in {base.path}")
+    return base
+
+
+def _from_hub(model: ModelConfig, folder: Path) -> None:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        snapshot_download(
+            model.name_or_path,
+            revision=model.revision,
+            local_dir=folder,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+            token=os.environ.get("HF_TOKEN"),
+        )
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{model.name_or_path} is gated", "Accept its licence on its page on the hub and set HF_TOKEN in the environment"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the hub has no {model.name_or_path} (or it is private)", "Check model.name_or_path; private ones need HF_TOKEN"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # the disk's trouble, not the network's
+        raise ModelError(
+            f"the hub can't be reached for {model.name_or_path}@{(model.revision or '')[:12]} ({_first_line(error)})",
+            "Check the network, or bring the files yourself and set model.source: folder",
+        ) from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _from_folder(model: ModelConfig, folder: Path) -> None:
+    source = Path(model.name_or_path)
+    if not source.is_dir():
+        raise ModelError(f"model.name_or_path: {source} is not a folder", "Give a folder with config.json and safetensors")
+    for pattern in WANTED:
+        for file in sorted(source.glob(pattern)):
+            if file.is_file() and file.name != "manifest.json":
+                _link_or_copy(file, folder / file.name)
+
+
+def _from_package(model: ModelConfig, folder: Path) -> None:
+    from solotune.modeling.gguf import convert
+
+    package, _, name = model.name_or_path.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModelError(f"no Python package {package!r} is installed", f"Install it: `uv add {package}=={model.revision}`")
+    installed = _distribution_version(package)
+    if installed != model.revision:
+        raise ModelError(
+            f"{package} {installed} is installed, the config pins {model.revision}", "Change model.revision or the package"
+        )
+    file = Path(spec.origin).parent / name
+    if not file.is_file():
+        raise ModelError(f"{package} holds no file {name}")
+    say(f"converting {name} (half a minute)")
+    convert(file, folder)
+
+
+def _check(model: ModelConfig, folder: Path) -> None:
+    """Refuses what couldn't be trained on, before it takes its place."""
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{model.name_or_path} has no safetensors; other formats can hold programs and are not loaded",
+            "Choose a revision with safetensors",
+        )
+    missing = [n for n in ("config.json", "tokenizer.json", "tokenizer_config.json") if not (folder / n).is_file()]
+    if missing:
+        raise ModelError(f"{model.name_or_path} has no {' and no '.join(missing)}")
+    _check_shards(folder)
+    if not (folder / "chat_template.jinja").is_file():
+        _take_template_out(model, folder)
+
+
+def _check_shards(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    missing = sorted(s for s in shards if not (folder / s).is_file())
+    if missing:
+        raise ModelError(f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}", "Bring them all")
+
+
+def _take_template_out(model: ModelConfig, folder: Path) -> None:
+    """Older models keep the template inside tokenizer_config.json."""
+    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    if template:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    elif not model.chat_template_path:
+        raise ModelError(
+            f"{model.name_or_path} has no chat template: it is not an instruction model",
+            "Choose its instruct version, or set model.chat_template_path",
+        )
+
+
+def _license(model: ModelConfig, folder: Path) -> str | None:
+    if model.source == "package":
+        return importlib.metadata.metadata(model.name_or_path.partition("/")[0]).get("License")
+    card = folder / "README.md"
+    for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.is_file() else []:
+        if line.startswith("license:"):
+            return line.removeprefix("license:").strip()
+    return None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    # A hard link costs no space for 16 GB of weights; what is linked is hashed, so a later change is noticed.
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _distribution_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

@@ -1,0 +1,208 @@
+"""prepare: raw rows -> data/splits/{train,val,test}.jsonl, with a place for every row that came in.
+
+Raw files are only read. The splits are built in a hidden folder beside their place and moved into it at the
+end, the manifest last: stopped at any moment, it leaves the old splits whole, or none that look whole.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from solotune import __version__, console
+from solotune.artifacts.files import atomic_write, record_files
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.splits_dir import MADE_BY, SCHEMA_VERSION, SplitsDir, SplitsManifest
+from solotune.config.schema import SPLITS, DatasetConfig, RunConfig
+from solotune.dataset import policy, summary
+from solotune.dataset.clean import Counts, clean, quarantine_line
+from solotune.dataset.divide import WaitingRows
+from solotune.dataset.formats import Parser
+from solotune.dataset.readers.raw_files import RawFiles
+from solotune.dataset.readers.source import RawRecord
+from solotune.dataset.reasons import RowProblem
+from solotune.dataset.split import Splitter
+from solotune.dataset.token_lengths import TokenLengths, measure
+from solotune.errors import ArtifactError, DataError
+
+RAW_ROOT = Path("data/raw")
+_REPORT_EVERY_ROWS = 4096
+
+
+def run(config: RunConfig, *, replace: bool = False) -> SplitsDir:
+    """Makes the splits that `config.dataset` describes, or finds that they are there.
+
+    Args:
+        config: the experiment; its model and max_length matter for the token lengths only.
+        replace: make them again where there are some.
+
+    Raises:
+        DataError: raw files, rows or the way they divide can't be used; the message says what to do.
+        ArtifactError: other splits are in the way, or the folder can't be written.
+    """
+    dataset = config.dataset
+    splits = SplitsDir(Path(dataset.splits_dir))
+    with console.stage("prepare"):
+        raw = RawFiles(dataset.raw_files)
+        _refuse_to_write_among_raw_files(splits, raw)
+        if splits.is_complete and not replace:
+            manifest = _check_up_to_date(splits, dataset, raw)
+            console.say(f"{splits.path} is up to date: same raw files, same dataset section")
+            summary.show_rows(_counts_of(manifest), splits.quarantine)
+        else:
+            with _disk_trouble_in_one_line(splits):
+                manifest = _build(dataset, raw, splits)
+        _show_splits(config, splits, manifest)
+    return splits
+
+
+def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsManifest:
+    """Reads, cleans, divides and publishes."""
+    parser, splitter, counts = Parser(dataset), Splitter(dataset), Counts()
+    with splits.staging() as staged, WaitingRows(staged / "waiting") as waiting:
+        quarantine = staged / splits.quarantine.name
+        _read_and_clean(raw, parser, splitter, waiting=waiting, quarantine=quarantine, counts=counts)
+        summary.show_rows(counts, quarantine)
+        try:
+            policy.check_not_empty(raw.paths, counts)
+            policy.check_quarantine(dataset, counts, str(splits.rejected))
+            splitter.check_declarations()
+            paths = {split: staged / splits.split(split).name for split in SPLITS}
+            with console.Progress("dividing", len(waiting), "rows") as bar:
+                sides = waiting.divide(splitter.side_of, paths, bar.advance)
+            empty = policy.check_sides(dataset, sides.rows)
+        except DataError:
+            if counts.quarantined:
+                quarantine.replace(splits.rejected)
+            raise
+        assert sum(sides.rows.values()) == counts.kept, f"rows were lost: {sides.rows}, {counts}"
+        manifest = SplitsManifest(
+            schema_version=SCHEMA_VERSION,
+            config=dataset.model_dump(mode="json"),
+            inputs=raw.hashes,
+            outputs=record_files(staged),
+            rows_in=counts.rows_in,
+            rows_kept=counts.kept,
+            rows_quarantined=counts.quarantined,
+            rows_duplicate=counts.duplicates,
+            rows=sides.rows,
+            reasons=dict(sorted(counts.reasons.items())),
+            tags=sides.tags,
+            solotune=__version__,
+            notes=dict(sorted(counts.notes.items())),
+            unread_columns=dict(sorted(parser.unread.items())),
+        )
+        splits.publish(staged, manifest)
+    console.say(f"wrote {splits.path}/: {', '.join(manifest.outputs)}, manifest.json")
+    for split in empty:
+        console.say(f"  note: {split} is empty, as dataset.{split}_fraction: 0 asks")
+    return manifest
+
+
+def _read_and_clean(
+    raw: RawFiles,
+    parser: Parser,
+    splitter: Splitter,
+    *,
+    waiting: WaitingRows,
+    quarantine: Path,
+    counts: Counts,
+) -> None:
+    """One pass over the raw files: clean rows to `waiting`, the others to the file `quarantine`."""
+    encode = msgspec.json.Encoder().encode
+    with atomic_write(quarantine) as left_out, console.Progress("reading", None, "rows") as bar:
+
+        def to_quarantine(record: RawRecord, problem: RowProblem) -> None:
+            left_out.write(encode(quarantine_line(record, problem)) + b"\n")
+
+        reported = 0
+        for row, file, line, is_duplicate in clean(raw.records(), parser.parse, to_quarantine, counts):
+            group = splitter.group_of(row)
+            splitter.declare(row, group, file, line)
+            if not is_duplicate:
+                waiting.add(row, group)
+            if counts.rows_in - reported >= _REPORT_EVERY_ROWS:
+                bar.advance(counts.rows_in - reported)
+                reported = counts.rows_in
+        bar.advance(counts.rows_in - reported)
+
+
+def _check_up_to_date(splits: SplitsDir, dataset: DatasetConfig, raw: RawFiles) -> SplitsManifest:
+    """The manifest of splits that this config would make again. Raises ArtifactError for any others."""
+    manifest = splits.open(dataset)
+    then, now = manifest.inputs, raw.hashes
+    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    if names:
+        listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise ArtifactError(
+            f"{splits.path} was prepared from other raw files ({listed} changed, came or went)",
+            f"Run `{MADE_BY} --replace`, or give this config a dataset.splits_dir of its own: "
+            "a run made with the old splits can't be evaluated without them",
+        )
+    return manifest
+
+
+def _counts_of(manifest: SplitsManifest) -> Counts:
+    counts = Counts(manifest.rows_in, manifest.rows_kept, manifest.rows_duplicate)
+    counts.reasons.update(manifest.reasons)
+    counts.notes.update(manifest.notes)
+    return counts
+
+
+def _show_splits(config: RunConfig, splits: SplitsDir, manifest: SplitsManifest) -> None:
+    limit = config.training.max_length
+    lengths = _token_lengths(config, splits, sum(manifest.rows.values()))
+    summary.show_unread(manifest.unread_columns, config.dataset.format)
+    summary.show_splits(manifest.rows, lengths, limit)
+    summary.show_tags(manifest.tags)
+    if lengths is None:
+        console.say("token lengths: run `invoke fetch --config CONFIG`, then this again")
+    else:
+        summary.show_overlong(lengths, limit, config.dataset.on_overflow)
+
+
+def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str, TokenLengths] | None:
+    """Lengths by split, or None where the base model hasn't been fetched."""
+    model = ModelDir.of(config.model)
+    if not model.is_complete:
+        return None
+    # tokenizers and jinja2 take a quarter of a second to import; only those who have a model pay for it.
+    from solotune.modeling.chat import ChatEncoder  # noqa: PLC0415
+
+    encoder = ChatEncoder.open(model, config.model.chat_template_path)
+    limit = config.training.max_length
+    with console.Progress("counting tokens", rows, "rows") as bar:
+        return {s: measure(splits.split(s), encoder.encode, limit, bar.advance) for s in SPLITS}
+
+
+def _refuse_to_write_among_raw_files(splits: SplitsDir, raw: RawFiles) -> None:
+    """Raw files stay as they were delivered, and are never mistaken for what was made of them."""
+    target = splits.path.resolve()
+    among = [name for name, path in raw.paths.items() if path.resolve().parent == target]
+    if among or target.is_relative_to(RAW_ROOT.resolve()):
+        raise DataError(
+            f"dataset.splits_dir {splits.path} is where raw files are{f' ({among[0]})' if among else ''}",
+            "Raw folders are never written: choose another, such as data/splits",
+        )
+
+
+@contextmanager
+def _disk_trouble_in_one_line(splits: SplitsDir) -> Iterator[None]:
+    """A full or forbidden disk, told in one line. What reading raises has its own words already."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or splits.path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ArtifactError(
+                f"the disk is full: {splits.path} couldn't be written, and nothing was published",
+                "Free some space (twice the size of the raw files is enough) and run the same command again",
+            ) from error
+        raise ArtifactError(
+            f"can't write {where}: {error.strerror or error}",
+            f"Check who owns {splits.path} and may write there",
+        ) from error

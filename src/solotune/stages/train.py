@@ -1,0 +1,272 @@
+"""train: splits and base model -> runs/<run_id>/adapter/."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from solotune import environment
+from solotune.artifacts.checkpoints import Checkpoints
+from solotune.artifacts.files import atomic_folder, record_files, remove_staged, sha256_text
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
+from solotune.artifacts.splits_dir import SplitsDir
+from solotune.config.load import load, resolved_yaml
+from solotune.config.schema import RunConfig, Split
+from solotune.console import duration, safe, say, stage, warn
+from solotune.dataset.stored import read_rows
+from solotune.errors import ArtifactError, ConfigError, DataError, Interrupted
+from solotune.modeling import determinism
+from solotune.modeling.base_model import load_base_model
+from solotune.modeling.chat import ChatEncoder, Encoded
+from solotune.modeling.lora import add_tokenizer, save_adapter
+from solotune.modeling.trainer import AdapterTrainer, MetricsLog, StopOnSignal, make_sequences, steps_in_all
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What training reads, proven to be whole and to fit together."""
+
+    base: ModelDir
+    encoder: ChatEncoder
+    train: list[Encoded]
+    val: list[Encoded]
+    facts: dict[str, Any]
+
+
+def run(config: RunConfig, run_id: str | None = None) -> RunDir:
+    """Trains an adapter from the beginning.
+
+    Raises:
+        ArtifactError, DataError, ModelError: before anything is loaded or written, when the inputs don't fit.
+        Interrupted: a signal stopped it; the run can be resumed.
+    """
+    with stage("train"):
+        determinism.start(config)
+        inputs = _read_inputs(config)
+        run_dir = RunDir.create(RUNS, config.name, text := resolved_yaml(config), run_id)
+        manifest = _manifest(config, run_dir, text, inputs)
+        run_dir.write_manifest(manifest)
+        say(f"run {run_dir.run_id}")
+        _train(config, run_dir, manifest, inputs, checkpoint=None)
+    return run_dir
+
+
+def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
+    """Goes on with an unfinished run from its newest whole checkpoint.
+
+    Args:
+        wanted: run id, unique prefix, or `latest`.
+        config: if given, it must equal the run's own.
+
+    Raises:
+        ConfigError: `config` differs from the run's.
+        ArtifactError: the run is finished, or its inputs have changed since.
+    """
+    with stage("train"):
+        run_dir = RunDir.find(RUNS, wanted)
+        own = load(run_dir.config)
+        if config is not None:
+            _refuse_other_config(run_dir, own, config)
+        manifest = run_dir.manifest()
+        if manifest.outcome is not None:
+            raise ArtifactError(
+                f"run {run_dir.run_id} has finished", f"Measure it with `invoke evaluate --run {run_dir.run_id}`"
+            )
+        determinism.start(own)
+        inputs = _read_inputs(own)
+        _refuse_other_inputs(run_dir, manifest, own, inputs)
+        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
+        for what in broken:
+            warn(f"checkpoint set aside: {what}")
+        step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
+        note = {"at": _utc(), "from_step": step, "set_aside": broken}
+        manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
+        run_dir.write_manifest(manifest)
+        _train(own, run_dir, manifest, inputs, checkpoint)
+    return run_dir
+
+
+def _read_inputs(config: RunConfig) -> _Inputs:
+    splits_dir = SplitsDir(Path(config.dataset.splits_dir))
+    splits = splits_dir.open(config.dataset)
+    base = ModelDir.of(config.model)
+    model = base.open()
+    encoder = ChatEncoder.open(base, config.model.chat_template_path)
+    train, train_facts = _encode(splits_dir, "train", encoder, config)
+    if not train:
+        raise DataError(f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints")
+    val, val_facts = _encode(splits_dir, "val", encoder, config) if config.training.eval_steps else ([], {})
+    facts = {
+        "splits": splits.outputs,
+        "base_model": model.files,
+        "template_sha256": encoder.template.sha256,
+        "train": train_facts,
+        "val": val_facts,
+    }
+    return _Inputs(base, encoder, train, val, facts)
+
+
+def _encode(
+    splits: SplitsDir, split: Split, encoder: ChatEncoder, config: RunConfig
+) -> tuple[list[Encoded], dict[str, Any]]:
+    rows = list(read_rows(splits.split(split)))
+    encoder.check_against_template([row.messages for row in rows[:64]])
+    encoded = [encoder.encode(row.messages) for row in rows]
+    limit = config.training.max_length
+    too_long = [row.id for row, chat in zip(rows, encoded, strict=True) if len(chat.input_ids) > limit]
+    if too_long and config.dataset.on_overflow == "error":
+        longest = max(len(chat.input_ids) for chat in encoded)
+        raise DataError(
+            f"{len(too_long)} rows of {split} are longer than training.max_length ({limit} tokens; the longest has "
+            f"{longest}): {_some(too_long)}",
+            f"Set training.max_length to {-(-longest // 64) * 64}, or dataset.on_overflow: drop; nothing is ever cut",
+        )
+    if too_long:
+        warn(f"{len(too_long)} rows of {split} are left out, longer than {limit} tokens: {_some(too_long)}")
+    kept = [chat for chat in encoded if len(chat.input_ids) <= limit]
+    facts = {
+        "rows": len(kept),
+        "rows_too_long": too_long,
+        "tokens": sum(len(chat.input_ids) for chat in kept),
+        "trained_tokens": sum(chat.trained_tokens for chat in kept),
+    }
+    return kept, facts
+
+
+def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inputs) -> RunManifest:
+    data = {k: inputs.facts[k] for k in ("train", "val", "template_sha256")}
+    return RunManifest(
+        schema_version=SCHEMA_VERSION,
+        run_id=run_dir.run_id,
+        created=_utc(),
+        config_sha256=sha256_text(config_yaml),
+        seed=config.seed,
+        determinism=config.determinism,
+        splits_dir=config.dataset.splits_dir,
+        splits=inputs.facts["splits"],
+        base_model=inputs.facts["base_model"],
+        base_model_dir=inputs.base.path.as_posix(),
+        environment={**environment.describe(Path()), "threads": torch.get_num_threads()},
+        data=data,
+    )
+
+
+def _train(
+    config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _Inputs, checkpoint: Path | None
+) -> None:
+    sequences = len(make_sequences(inputs.train, config))
+    facts = inputs.facts["train"]
+    say(
+        f"{facts['rows']:,} rows, {facts['tokens']:,} tokens ({facts['trained_tokens']:,} trained) in {sequences:,} "
+        f"sequences of up to {config.training.max_length}; {steps_in_all(sequences, config):,} steps"
+    )
+    start = time.monotonic()
+    model = load_base_model(inputs.base, config)
+    say(f"{config.model.name_or_path} loaded in {duration(time.monotonic() - start)}")
+    trainer = AdapterTrainer(model, inputs.base, config, run_dir, inputs.train, inputs.val, inputs.encoder.pad_id)
+    resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    trainer.checkpoints.drop_after(resumed_at)
+    log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
+    trainer.add_callback(log)
+    try:
+        with StopOnSignal() as stop:
+            trainer.add_callback(stop)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        log.close()
+    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(
+            f"stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            f"go on with `invoke train --resume {run_dir.run_id}`",
+            128 + stop.received,
+        )
+    _finish(config, run_dir, manifest, inputs, trainer, log)
+
+
+def _finish(
+    config: RunConfig,
+    run_dir: RunDir,
+    manifest: RunManifest,
+    inputs: _Inputs,
+    trainer: AdapterTrainer,
+    log: MetricsLog,
+) -> None:
+    if trainer.val_rows and not _evaluated_at(log, trainer):
+        trainer.evaluate()
+    remove_staged(run_dir.path)
+    with atomic_folder(run_dir.adapter) as folder:
+        save_adapter(trainer.model, folder, config.model)
+        add_tokenizer(folder, inputs.base, inputs.encoder)
+    outcome = Outcome(
+        steps=trainer.state.global_step,
+        epochs=float(trainer.state.epoch or 0),
+        tokens=log.tokens,
+        trained_tokens=log.trained_tokens,
+        seconds=round(log.seconds, 1),
+        train_loss=log.last_loss,
+        eval_loss=log.last_eval_loss,
+        peak_vram_bytes=torch.cuda.max_memory_allocated() if config.device == "cuda" else None,
+        adapter=record_files(run_dir.adapter),
+    )
+    run_dir.write_manifest(msgspec.structs.replace(manifest, outcome=outcome))
+    rate = outcome.tokens / max(outcome.seconds, 1e-9)
+    say(f"{outcome.steps:,} steps, {outcome.tokens:,} tokens, {rate:,.0f} tokens/s; train loss {log.last_loss:.4f}")
+    if log.last_eval_loss is not None:
+        say(f"val loss {log.last_eval_loss:.4f}")
+    say(f"adapter: {run_dir.adapter}")
+    say(f"next: invoke evaluate --run {run_dir.run_id}")
+
+
+def _evaluated_at(log: MetricsLog, trainer: AdapterTrainer) -> bool:
+    history = trainer.state.log_history
+    return any("eval_loss" in line and line["step"] == trainer.state.global_step for line in history)
+
+
+def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> None:
+    ours, theirs = _flat(own.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
+    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if differing:
+        raise ConfigError(
+            [f"{k}: run {run_dir.run_id} has {ours.get(k)!r}, the config given says {theirs.get(k)!r}" for k in differing]
+            + ["A resume continues the run's own config: leave --config out, or start a new run with it"]
+        )
+
+
+def _refuse_other_inputs(run_dir: RunDir, manifest: RunManifest, config: RunConfig, inputs: _Inputs) -> None:
+    changed = []
+    if manifest.splits != inputs.facts["splits"]:
+        changed.append(f"the splits in {config.dataset.splits_dir}")
+    if manifest.base_model != inputs.facts["base_model"]:
+        changed.append(f"the base model in {inputs.base.path}")
+    if manifest.data["template_sha256"] != inputs.facts["template_sha256"]:
+        changed.append("the chat template")
+    if changed:
+        raise ArtifactError(
+            f"run {run_dir.run_id} can't go on: {' and '.join(changed)} changed since it began",
+            "Bring them back, or start a new run with `invoke train --config CONFIG`",
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}".strip(".")).items()}
+
+
+def _some(ids: Sequence[str]) -> str:
+    shown = ", ".join(safe(i, 40) for i in ids[:5])
+    return shown + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from solotune.artifacts.run_dir import RunDir, new_run_id, run_ids
+from solotune.errors import ArtifactError
+
+
+def make(root: Path, *ids: str) -> None:
+    for run_id in ids:
+        RunDir.create(root, "x", "config: here\n", run_id)
+
+
+A, B, C = "20260101-000000-a-aaaaaa", "20260101-000000-a-bbbbbb", "20260202-000000-b-cccccc"
+
+
+def test_a_run_is_found_by_id_by_unique_prefix_and_as_the_latest(tmp_path: Path) -> None:
+    make(tmp_path, A, B, C)
+    assert RunDir.find(tmp_path, B).run_id == B
+    assert RunDir.find(tmp_path, "202602").run_id == C
+    assert RunDir.find(tmp_path, "latest").run_id == C
+    assert RunDir.find(tmp_path, f"{tmp_path}/{A}/").run_id == A
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("20260101", "several runs begin"), ("1999", "no run begins")])
+def test_an_unclear_name_lists_what_there_is(tmp_path: Path, wanted: str, said: str) -> None:
+    make(tmp_path, A, B, C)
+    with pytest.raises(ArtifactError, match=f"{said}.*{B}"):
+        RunDir.find(tmp_path, wanted)
+
+
+@pytest.mark.parametrize("wanted", ["../outside", "/etc", "..", ""])
+def test_a_name_never_leaves_the_folder(tmp_path: Path, wanted: str) -> None:
+    make(tmp_path / "runs", A, B)
+    (tmp_path / "outside").mkdir()
+    with pytest.raises(ArtifactError):
+        RunDir.find(tmp_path / "runs", wanted)
+
+
+def test_without_runs_the_way_to_the_first_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="invoke train"):
+        RunDir.find(tmp_path / "runs", "latest")
+
+
+def test_a_run_is_never_made_twice(tmp_path: Path) -> None:
+    make(tmp_path, A)
+    with pytest.raises(ArtifactError, match=f"exists already.*--resume {A}"):
+        make(tmp_path, A)
+
+
+def test_ids_sort_by_time_and_other_folders_are_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, C, A)
+    (tmp_path / "notes").mkdir()
+    assert run_ids(tmp_path) == [A, C]
+    assert new_run_id("smoke").split("-")[2] == "smoke"
+
+
+def test_a_folder_without_a_manifest_says_which_command_finishes_it(tmp_path: Path) -> None:
+    make(tmp_path, A)
+    with pytest.raises(ArtifactError, match=r"unfinished: manifest.json is missing.*invoke train"):
+        RunDir.find(tmp_path, A).finished()

@@ -1,0 +1,170 @@
+"""The whole chain through the command line, on a tiny random model: real TRL, PEFT and bitsandbytes, no network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from solotune import cli
+from solotune.artifacts.files import sha256_file
+from solotune.artifacts.run_dir import RunDir
+
+pytestmark = pytest.mark.timeout(300)
+
+A, B = "20260101-000000-small-aaaaaa", "20260101-000001-small-bbbbbb"
+
+
+def run(*argv: str) -> None:
+    assert cli.main(argv) == 0
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def prepared(small_experiment: Path) -> Path:
+    run("fetch", "--config", "small.yaml")
+    run("prepare", "--config", "small.yaml")
+    return small_experiment
+
+
+def test_from_raw_rows_to_a_measured_merged_model(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_before = sha256_file(Path("data/raw/rows.jsonl"))
+    run("plan", "--config", "small.yaml")
+    run("train", "--config", "small.yaml", "--run-id", A)
+    run("evaluate", "--run", "latest")
+    run("export", "--run", A[:15], "--merge")
+    run("runs")
+    out = capsys.readouterr().out
+    assert A in out
+    assert "exported" in out
+
+    run_dir = RunDir(Path("runs") / A)
+    manifest, outcome = run_dir.finished()
+    assert outcome.steps == 6
+    assert outcome.tokens > outcome.trained_tokens > 0
+    assert manifest.environment["libraries"]["torch"]
+    assert [line["step"] for line in lines(run_dir.metrics) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(run_dir.metrics) if "eval_loss" in line] == [3, 6]
+
+    report = run_dir.report()
+    assert report is not None
+    assert report.adapter.loss < report.base.loss
+    assert report.comparison["loss"].verdict == "better"
+    predictions = lines(run_dir.predictions)
+    assert len(predictions) == report.examples > 0
+    assert sum(p["adapter"]["nll"] for p in predictions) / report.tokens == pytest.approx(report.adapter.loss)  # type: ignore[index]
+
+    record = json.loads(run_dir.export_record.read_text())
+    merged = record["artefacts"]["merged"]
+    assert merged["passed"]
+    assert merged["merge_base"] == "dequantised"
+    assert abs(merged["measured"]["difference"]) <= 0.05
+    assert (run_dir.export / "adapter" / "chat_template.jinja").read_text() == (
+        run_dir.export / "merged" / "chat_template.jinja"
+    ).read_text()
+    assert "sha256" in (run_dir.export / "adapter" / "README.md").read_text()
+    assert sha256_file(Path("data/raw/rows.jsonl")) == raw_before
+
+    assert cli.main(["export", "--run", A]) == 2
+    assert cli.main(["train", "--resume", A]) == 2
+
+
+def test_two_runs_of_one_config_give_the_same_adapter_and_so_does_a_resumed_one(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    run("train", "--config", "small.yaml", "--run-id", A)
+    torch.rand(7)  # a disturbed generator must not matter
+    run("train", "--config", "small.yaml", "--run-id", B)
+    first, second = RunDir(Path("runs") / A), RunDir(Path("runs") / B)
+    adapter = sha256_file(first.adapter / "adapter_model.safetensors")
+    assert sha256_file(second.adapter / "adapter_model.safetensors") == adapter
+
+    # As a kill after step 5 leaves it: checkpoints of steps 2 and 4, later log lines, no adapter, no outcome.
+    assert sorted(p.name for p in second.checkpoints.iterdir()) == ["step-000004", "step-000006"]
+    shutil.rmtree(second.checkpoints / "step-000006")
+    shutil.rmtree(second.adapter)
+    manifest = json.loads(second.manifest_path.read_text())
+    second.manifest_path.write_text(json.dumps({**manifest, "outcome": None}))
+    whole = lines(second.metrics)
+    with second.metrics.open("a") as file:
+        file.write('{"step": 7, "lo')
+    run("train", "--resume", B)
+    assert sha256_file(second.adapter / "adapter_model.safetensors") == adapter
+    resumed = lines(second.metrics)
+    assert [(x["step"], x.get("loss"), x.get("eval_loss")) for x in resumed] == [
+        (x["step"], x.get("loss"), x.get("eval_loss")) for x in whole
+    ]
+    assert second.finished()[1].tokens == first.finished()[1].tokens
+    assert json.loads(second.manifest_path.read_text())["resumes"][0]["from_step"] == 4
+
+
+def test_a_run_whose_inputs_changed_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("train", "--config", "small.yaml", "--run-id", A)
+    text = prepared.read_text()
+
+    prepared.write_text(text.replace("max_steps: 6", "max_steps: 8"))
+    second = RunDir(Path("runs") / A)
+    manifest = json.loads(second.manifest_path.read_text())
+    second.manifest_path.write_text(json.dumps({**manifest, "outcome": None}))
+    assert cli.main(["train", "--resume", A, "--config", "small.yaml"]) == 2
+    assert "training.max_steps: run" in capsys.readouterr().err
+    second.manifest_path.write_text(json.dumps(manifest))
+
+    with Path("data/splits/test.jsonl").open("a") as file:
+        file.write("\n")
+    assert cli.main(["evaluate", "--run", A]) == 2
+    assert "isn't what prepare wrote" in capsys.readouterr().err
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+
+
+def test_damage_is_told_before_anything_is_loaded(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model,) = Path("models").iterdir()
+    weights = model / "model.safetensors"
+    weights.rename(model / "elsewhere")
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    assert "model.safetensors is missing" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    (model / "elsewhere").rename(weights)
+
+    prepared.write_text(prepared.read_text().replace("max_length: 128", "max_length: 32"))
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert "longer than training.max_length (32 tokens" in err
+    assert "row-" in err
+    assert not Path("runs").exists()
+
+
+def test_rows_that_are_too_long_are_left_out_only_when_asked(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = Path("data/raw/rows.jsonl")
+    long = {"role": "user", "content": "light " * 200}
+    answer = {"role": "assistant", "content": "{}"}
+    with raw.open("a") as file:
+        file.write(json.dumps({"id": "long", "messages": [long, answer], "meta": {"split": "train"}}) + "\n")
+    prepared.write_text(prepared.read_text().replace("test_fraction: 0.2}", "test_fraction: 0.2, on_overflow: drop}"))
+    run("prepare", "--config", "small.yaml", "--replace")
+    run("train", "--config", "small.yaml", "--run-id", A, "--set", "training.max_steps=1")
+    assert "1 rows of train are left out, longer than 128 tokens: long" in capsys.readouterr().err
+    facts = json.loads((Path("runs") / A / "manifest.json").read_text())["data"]["train"]
+    assert facts["rows_too_long"] == ["long"]
+
+
+def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
+    prepared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("train", "--config", "small.yaml", "--run-id", A)
+    from peft.tuners.lora import LoraLayer
+
+    monkeypatch.setattr(LoraLayer, "get_delta_weight", lambda self, name: self.base_layer.weight.new_zeros(()), raising=False)
+    import peft.tuners.lora.bnb as bnb
+
+    monkeypatch.setattr(bnb.Linear4bit, "get_delta_weight", lambda self, name: __import__("torch").zeros(()))
+    assert cli.main(["export", "--run", A, "--merge"]) == 2
+    assert "behaves like the base model" in capsys.readouterr().err
+    assert not (Path("runs") / A / "export").exists()

@@ -1,0 +1,375 @@
+"""Files of every type, record by record: places are exact, damage stays where it is."""
+
+import csv
+import gzip
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from solotune.dataset.readers import READERS, find_files, jsonl, read_file
+from solotune.dataset.readers.raw_files import RawFiles
+from solotune.dataset.readers.source import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, RawRecord
+from solotune.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def records(name: str, content: bytes) -> list[RawRecord]:
+    Path(name).write_bytes(content)
+    return list(read_file(Path(name), name))
+
+
+def places(found: list[RawRecord]) -> list[tuple]:
+    return [(r.line, r.offset, r.raw, r.note or (r.problem.code if r.problem else "")) for r in found]
+
+
+# --- JSON Lines -----------------------------------------------------------------------------------
+
+
+def test_jsonl_lines_have_their_number_offset_and_bytes() -> None:
+    assert places(records("a.jsonl", b'{"a":1}\n\n \t\r\n{"b":2}\r\nlast')) == [
+        (1, 0, b'{"a":1}', ""),
+        (2, 8, b"", "blank_line"),
+        (3, 9, b" \t\r", "blank_line"),
+        (4, 13, b'{"b":2}\r', ""),
+        (5, 22, b"last", ""),
+    ]
+
+
+def test_jsonl_lines_end_at_a_line_feed_and_nowhere_else() -> None:
+    row = "a\u2028b\u2029c\x85d\x0be\x0cf\rg".encode()
+    assert places(records("a.jsonl", row + b"\n")) == [(1, 0, row, "")]
+
+
+def test_a_byte_order_mark_is_passed_over_at_the_start_of_a_file_only() -> None:
+    assert places(records("a.jsonl", BOM + b"x\n" + BOM + b"y\n")) == [
+        (1, 0, BOM, "bom"),
+        (1, 3, b"x", ""),
+        (2, 5, BOM + b"y", ""),
+    ]
+    assert places(records("b.jsonl", BOM)) == [(1, 0, BOM, "bom")]
+
+
+def test_an_empty_file_has_no_records() -> None:
+    assert records("a.jsonl", b"") == []
+
+
+def test_the_longest_line_is_whole_and_a_longer_one_is_cut_and_named() -> None:
+    whole, over = b"x" * MAX_LINE_BYTES, b"y" * (MAX_LINE_BYTES + 1)
+    found = records("a.jsonl", whole + b"\n" + over + b"\nafter\n" + over)
+    assert [(r.line, r.offset, len(r.raw), r.problem and r.problem.code) for r in found] == [
+        (1, 0, MAX_LINE_BYTES, None),
+        (2, MAX_LINE_BYTES + 1, KEPT_OF_LONG_LINE, "line_too_long"),
+        (3, 2 * MAX_LINE_BYTES + 3, 5, None),
+        (4, 2 * MAX_LINE_BYTES + 9, KEPT_OF_LONG_LINE, "line_too_long"),
+    ]
+    assert f"{MAX_LINE_BYTES + 2:,} bytes" in str(found[1].problem)
+
+
+def test_a_line_of_any_length_takes_bounded_memory() -> None:
+    with gzip.open("a.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(b" " * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        found = [r.problem and r.problem.code for r in read_file(Path("a.jsonl.gz"), "a")]
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_LINE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert found == ["line_too_long"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=20).filter(lambda b: b"\n" not in b and b.strip(b" \t\r")), max_size=6
+    )
+)
+def test_jsonl_offsets_lead_back_to_the_bytes(lines: list[bytes]) -> None:
+    data = b"\n".join(lines)
+    found = [r for r in records("p.jsonl", data) if not r.note]
+    assert all(data[r.offset : r.offset + len(r.raw)] == r.raw for r in found)
+    assert [r.raw for r in found] == [
+        *([lines[0].removeprefix(BOM)] if lines and lines[0] != BOM else []),
+        *lines[1:],
+    ]
+
+
+# --- JSON arrays ----------------------------------------------------------------------------------
+
+
+def test_an_array_is_cut_into_its_elements() -> None:
+    content = b' [\n {"a": "]}, [", "q": "\\"}"},\n\n {"b": [1, {"c": []}]} ,7\n]\n'
+    assert places(records("a.json", content)) == [
+        (2, 4, b'{"a": "]}, [", "q": "\\"}"}', ""),
+        (4, 34, b'{"b": [1, {"c": []}]}', ""),
+        (4, 57, b"7", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "raws"),
+    [
+        (b"[]", []),
+        (b"[ \n ]", []),
+        (b"[1]", [b"1"]),
+        (BOM + b"[1]", [BOM, b"1"]),
+        (b"[1,]", [b"1", b""]),
+        (b"[,1]", [b"", b"1"]),
+        (b"[{bad}, {]}, 1", None),
+        (b'[{"a": nope}, {"a": 1}, "\xff"]', [b'{"a": nope}', b'{"a": 1}', b'"\xff"']),
+        (b"[{]}]", None),
+        (b"[1}", None),
+        (b"[1] [2]", None),
+        (b'[{"a": "x', None),
+        (b'["' + b'\\"' * 50_000, None),
+        (b"", None),
+        (b'{"rows": []}', None),
+        (b'{"a": 1}\n{"a": 2}\n', None),
+    ],
+)
+def test_a_broken_element_costs_one_row_and_a_broken_array_the_file(
+    content: bytes, raws: list[bytes] | None
+) -> None:
+    if raws is None:
+        with pytest.raises(DataError, match=r"^a\.json "):
+            records("a.json", content)
+    else:
+        assert [r.raw for r in records("a.json", content)] == raws
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(json_values, max_size=5), st.sampled_from([None, 0, 2]), st.booleans())
+def test_elements_are_those_that_a_parser_finds(
+    values: list[Any], indent: int | None, ascii_only: bool
+) -> None:
+    data = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode()
+    found = records("p.json", data)
+    assert [json.loads(r.raw) for r in found] == values
+    for r in found:
+        assert data[r.offset : r.offset + len(r.raw)] == r.raw
+        assert data.count(b"\n", 0, r.offset) + 1 == r.line
+
+
+# --- CSV and TSV ----------------------------------------------------------------------------------
+
+
+def test_csv_records_have_the_line_where_they_begin_and_their_bytes() -> None:
+    content = b'q,a\r\n1,2\r\n"x\ny ""z""","p,q"\r\n\r\n3,4'
+    found = records("a.csv", content)
+    assert places(found) == [
+        (2, 5, b"1,2\r", ""),
+        (3, 10, b'"x\ny ""z""","p,q"\r', ""),
+        (5, 29, b"\r", "blank_line"),
+        (6, 31, b"3,4", ""),
+    ]
+    assert [r.value for r in found if not r.note] == [
+        {"q": "1", "a": "2"},
+        {"q": 'x\ny "z"', "a": "p,q"},
+        {"q": "3", "a": "4"},
+    ]
+
+
+def test_tsv_is_the_same_with_tabs() -> None:
+    found = records("a.tsv", BOM + b"q\ta\n1,5\t2\n\t\n")
+    assert [(r.line, r.note, r.value) for r in found] == [
+        (1, "bom", msgspec.UNSET),
+        (2, "", {"q": "1,5", "a": "2"}),
+        (3, "", {"q": "", "a": ""}),
+    ]
+
+
+def test_a_broken_csv_record_costs_one_row() -> None:
+    found = records("a.csv", b'q,a\n1\n1,2,3\n"a"b,2\n\xff,2\nx\ry,2\n5,6\n')
+    assert [(r.line, r.problem and r.problem.code) for r in found] == [
+        (2, "invalid_csv"),
+        (3, "invalid_csv"),
+        (4, "invalid_csv"),
+        (5, "invalid_utf8"),
+        (6, "invalid_csv"),
+        (7, None),
+    ]
+    assert [r.raw for r in found][:4] == [b"1", b"1,2,3", b'"a"b,2', b"\xff,2"]
+
+
+def test_an_over_long_csv_line_costs_one_row() -> None:
+    found = records("a.csv", b"q,a\n" + b"x" * (MAX_LINE_BYTES + 9) + b",2\n5,6\n")
+    assert [(r.line, r.problem and r.problem.code) for r in found] == [(2, "line_too_long"), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a.csv is empty"),
+        (b"\n\n", "a.csv is empty"),
+        (b"q,q\n1,2\n", "has the column 'q' twice"),
+        (b"q,\n1,2\n", "column without a name"),
+        (b"q,\xff\n1,2\n", "the header can't be read"),
+        (b'q,a\n1,2\n"open,2\n3,4\n', "a.csv:3: a quote that opens"),
+        (b'q,a\n"' + (b"x" * 2**20 + b"\n") * 9 + b'",2\n', "a.csv:2: a quote that opens"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_told_apart_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        records("a.csv", content)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=2, max_size=2
+        ).filter(any),
+        max_size=5,
+    )
+)
+def test_what_the_csv_module_writes_is_read_back(rows: list[list[str]]) -> None:
+    with Path("p.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["q", "a"], *rows])
+    data = Path("p.csv").read_bytes()
+    found = list(read_file(Path("p.csv"), "p.csv"))
+    assert [list(r.value.values()) for r in found] == rows
+    assert all(data[r.offset : r.offset + len(r.raw)] == r.raw for r in found)
+
+
+# --- Parquet --------------------------------------------------------------------------------------
+
+
+def test_parquet_rows_are_values_with_nulls_left_out() -> None:
+    table = pa.table({"q": ["x", None], "meta": [{"split": None, "tags": ["t"]}, None], "n": [1, 2]})
+    pa.parquet.write_table(table, "a.parquet")
+    found = list(read_file(Path("a.parquet"), "a.parquet"))
+    assert [r.value for r in found] == [{"q": "x", "meta": {"tags": ["t"]}, "n": 1}, {"n": 2}]
+    assert [(r.line, r.offset) for r in found] == [(1, None), (2, None)]
+    assert json.loads(found[0].raw) == found[0].value
+
+
+def test_parquet_is_read_a_batch_at_a_time() -> None:
+    pa.parquet.write_table(pa.table({"n": list(range(3000))}), "a.parquet", row_group_size=700)
+    assert [r.value["n"] for r in read_file(Path("a.parquet"), "a")] == list(range(3000))
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet at all", b"PAR1" + b"\0" * 64 + b"PAR1"])
+def test_what_is_not_parquet_is_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"can't read a\.parquet") as caught:
+        records("a.parquet", content)
+    assert "\n" not in str(caught.value)
+
+
+# --- Compressed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "count"),
+    [("a.jsonl", b"1\n2\n", 2), ("a.json", b"[1,2]", 2), ("a.csv", b"q\n1\n", 1), ("a.TSV", b"q\n1\n", 1)],
+)
+def test_text_types_may_be_compressed(name: str, content: bytes, count: int) -> None:
+    assert len(records(f"{name}.gz", gzip.compress(content))) == count
+    assert places(records(f"{name}.gz", gzip.compress(content))) == places(records(name, content))
+
+
+def test_a_damaged_gz_file_is_refused() -> None:
+    whole = gzip.compress(os.urandom(4000))
+    for content in (whole[:-9], whole[:200], b"no gz", whole[:20] + b"\0" * 80 + whole[100:]):
+        with pytest.raises(DataError, match=r"can't read a\.jsonl\.gz"):
+            records("a.jsonl.gz", content)
+
+
+# --- Which files ----------------------------------------------------------------------------------
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"")
+
+
+def test_patterns_keep_their_order_and_expand_sorted() -> None:
+    touch(
+        "raw/b.jsonl", "raw/a.jsonl", "raw/deep/c.jsonl", "z.json", "raw/[x].jsonl", "raw/dir.jsonl/d.jsonl"
+    )
+    assert list(find_files(["z.json", "raw/*.jsonl"])) == [
+        "z.json",
+        "raw/[x].jsonl",
+        "raw/a.jsonl",
+        "raw/b.jsonl",
+    ]
+    assert list(find_files(["raw/**/c.jsonl", "raw/a*"])) == ["raw/deep/c.jsonl", "raw/a.jsonl"]
+    assert list(find_files(["raw/[x].jsonl"])) == ["raw/[x].jsonl"]
+
+
+def test_a_file_named_twice_is_read_once() -> None:
+    touch("raw/a.jsonl")
+    Path("raw/link.jsonl").symlink_to("a.jsonl")
+    assert list(find_files(["raw/a.jsonl", "./raw/*.jsonl", "raw/link.jsonl"])) == ["raw/a.jsonl"]
+
+
+def test_names_are_relative_to_the_repository_where_they_are_in_it(tmp_path: Path) -> None:
+    touch("raw/a.jsonl")
+    assert list(find_files([str(tmp_path / "raw" / "*.jsonl")])) == ["raw/a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("raw/none.jsonl", "there is no file raw/none.jsonl"),
+        ("raw/none-*.jsonl", r"nothing matches raw/none-\*\.jsonl"),
+        ("raw", "raw is a folder"),
+        ("raw/a.txt", "raw/a.txt is of a type that can't be read. Known ends are .jsonl .json .csv"),
+        ("raw/*", "raw/a.txt is of a type"),
+        ("raw/b.parquet.gz", "of a type that can't be read"),
+    ],
+)
+def test_a_pattern_that_gives_nothing_to_read_is_named(pattern: str, message: str) -> None:
+    touch("raw/a.txt", "raw/b.parquet.gz")
+    with pytest.raises(DataError, match=message):
+        find_files([pattern])
+
+
+def test_a_file_that_may_not_be_read_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the refusal is played."""
+    touch("a.jsonl")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "a.jsonl")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for use in (lambda: list(read_file(Path("a.jsonl"), "a.jsonl")), lambda: RawFiles(("a.jsonl",))):
+        with pytest.raises(DataError, match=r"^can't read a\.jsonl: Permission denied\. Check the file"):
+            use()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused() -> None:
+    Path("a.jsonl").write_bytes(b"1\n2\n")
+    reading = RawFiles(("a.jsonl",)).records()
+    next(reading)
+    with Path("a.jsonl").open("ab") as file:
+        file.write(b"3\n")
+    with pytest.raises(DataError, match=r"a\.jsonl changed while it was read"):
+        list(reading)
+
+
+def test_every_reader_takes_a_path_and_a_name() -> None:
+    assert set(READERS) == {".jsonl", ".json", ".csv", ".tsv", ".parquet"}
+    assert READERS[".jsonl"] is jsonl.read

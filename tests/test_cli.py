@@ -1,0 +1,133 @@
+"""Exit codes and messages, through the command line's own entry."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from solotune import cli
+from solotune.errors import Interrupted, SolotuneError
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = "import sys; from solotune.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fetch" in done.stdout
+    assert time.perf_counter() - start < 2  # 0.1 s on an idle machine
+
+
+def test_a_wrong_key_is_one_line_and_exit_code_2_and_nothing_is_written(
+    small_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(Path().rglob("*"))
+    text = small_experiment.read_text().replace("learning_rate", "learning_rat")
+    small_experiment.write_text(text)
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: small.yaml:")
+    assert "learning_rate" in line
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_missing_config_is_one_line(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--config", "configs/none.yaml"]) == 2
+    assert "configs/none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (SolotuneError("no", "Do it"), 2, "error: no. Do it"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted("saved at step 3", 143), 143, "saved at step 3"),
+        (OSError(28, "No space left on device", "runs/x"), 2, "runs/x: the disk is full"),
+        (PermissionError(13, "Permission denied", "runs/x"), 2, "no permission"),
+        (RuntimeError("oops"), 1, "fault in solotune"),
+    ],
+)
+def test_every_end_has_its_exit_code_and_no_traceback(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    from solotune.stages import runs
+
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(runs, "run", fail)
+    assert cli.main(["runs"]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from solotune.stages import runs
+
+    monkeypatch.setattr(runs, "run", lambda: (_ for _ in ()).throw(SolotuneError("no")))
+    with pytest.raises(SolotuneError):
+        cli.main(["runs", "--debug"])
+
+
+def test_train_wants_a_config_or_a_run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train"]) == 2
+    assert "--config CONFIG, or --resume RUN" in capsys.readouterr().err
+
+
+def test_a_gpu_config_without_a_gpu_is_one_line(small_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    text = small_experiment.read_text().replace("device: cpu", "device: cuda")
+    small_experiment.write_text(text)
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert "asks for a CUDA GPU" in err
+    assert not Path("runs").exists()
+
+
+def test_stages_name_the_command_that_comes_first(small_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    assert "invoke prepare --config" in capsys.readouterr().err
+    assert cli.main(["evaluate", "--run", "latest"]) == 2
+    assert "invoke train --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["prepare_dataset", "train_sft", "evaluate", "export_merge_adapter"])
+@pytest.mark.parametrize("flags", [[], ["-P"]])
+def test_scripts_are_doors_to_the_same_stages(script: str, flags: list[str]) -> None:
+    path = Path(__file__).parent.parent / "scripts" / f"{script}.py"
+    done = subprocess.run([sys.executable, *flags, path, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: solotune ")
+
+
+def test_the_evaluate_script_doesnt_stand_in_for_the_evaluate_package(tmp_path: Path) -> None:
+    """`python scripts/evaluate.py` puts scripts/ first on the path; other packages import `evaluate`."""
+    package = tmp_path / "evaluate"
+    package.mkdir()
+    (package / "__init__.py").write_text("NAME = 'the real one'")
+    scripts = Path(__file__).parent.parent / "scripts"
+    for script in sorted(scripts.glob("*.py")):
+        if script.name == "bootstrap_uv.py":
+            continue
+        code = (
+            "import runpy, sys, json\n"
+            f"sys.path[0] = {str(scripts)!r}; sys.path.append({str(tmp_path)!r})\n"
+            f"runpy.run_path({str(script)!r}, run_name='door')\n"
+            "import evaluate; print(json.dumps(evaluate.NAME))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert json.loads(done.stdout or "null") == "the real one", done.stderr
