@@ -1,7 +1,6 @@
 """The golden path: `invoke --list` is its table of contents.
 
-Needs only invoke. Runs stages in this Python when SOLOTUNE_RUNTIME=local (scripts/local.sh sets it), and in the container
-otherwise.
+Needs only invoke. Runs stages in this Python when SOLOTUNE_RUNTIME=local; scripts/local.sh makes the Python and sets it.
 """
 
 from __future__ import annotations
@@ -11,12 +10,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from invoke import Collection, Context, Exit, task
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
 
 ROOT = Path(__file__).resolve().parent
 
 
-@task(help={"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"}, iterable=["set"])
+@task(
+    help={"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"},
+    iterable=["set"],
+)
 def fetch(c: Context, config: str, set: list[str]) -> None:
     """Bring the base model, by revision; the only step with a network."""
     _solotune("fetch", *_config(config, set))
@@ -87,7 +92,7 @@ def test(c: Context, k: str = "", slow: bool = False) -> None:
 def lint(c: Context) -> None:
     """ruff, mypy, import rules, shellcheck, yamllint, lock."""
     bin_ = Path(sys.executable).parent
-    shells = [str(p) for p in sorted(ROOT.glob("scripts/*.sh")) + [ROOT / ".ci" / "run"] if p.exists()]
+    shells = [str(p) for p in (*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run")]
     for command in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
@@ -126,17 +131,16 @@ def _solotune(*arguments: str) -> None:
     """Becomes the stage: its exit code, signals and progress bar are the terminal's own."""
     if os.environ.get("SOLOTUNE_RUNTIME") != "local":
         raise Exit(
-            "no container to run in: use `scripts/local.sh TASK`, which needs neither Docker nor a GPU", code=2
+            "no container to run in: use `scripts/local.sh TASK`, which needs neither Docker nor a GPU",
+            code=2,
         )
     _python("-P", "-m", "solotune", *arguments)
 
 
 def _python(*arguments: str) -> None:
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
-namespace = Collection(
-    fetch, prepare, plan, train, evaluate, export, pipeline, smoke, runs, doctor, test, lint, clean
-)
+namespace = Collection(fetch, prepare, plan, train, evaluate, export, pipeline, smoke, runs, doctor, test, lint, clean)
 namespace.configure({"auto_dash_names": True})

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Brings uv to a machine that has only Python, and prints where it lies.
 
-docker/uv.txt fixes the version and the sha256 of each wheel that may be used; what was downloaded is compared
-with it before anything is unpacked. Only the standard library is needed. Nothing is fetched when `.venv-tools/`
-already has that version.
+docker/uv.txt fixes the version and the sha256 of each wheel that may be used; what was downloaded is
+compared with it before anything is unpacked. Only the standard library is needed. Nothing is fetched when
+`.venv-tools/` already has that version.
 
 The index is UV_DEFAULT_INDEX, else PIP_INDEX_URL, else PyPI. HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are
 honoured.
@@ -59,18 +59,14 @@ def bring_uv(pin_file: Path, tools_dir: Path, environ: Mapping[str, str]) -> Pat
     if is_uv(binary, version):
         return binary
     machine = require_platform(sys.platform, platform.machine(), has_glibc())
-    index = Index(
-        environ.get("UV_DEFAULT_INDEX") or environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
-    )
+    index = Index(environ.get("UV_DEFAULT_INDEX") or environ.get("PIP_INDEX_URL") or "https://pypi.org/simple")
     name, address = index.find_wheel(version, machine, hashes)
     print(f"bootstrap_uv: downloading {name} (18 MB) from {urlsplit(address).hostname}", file=sys.stderr)
     wheel = index.get(address)[0]
     require_hash(name, wheel, hashes, pin_file)
     install(wheel, binary)
     if not is_uv(binary, version):
-        raise BootstrapError(
-            f"{binary} does not run: is the checkout on a file system mounted with `noexec`?"
-        )
+        raise BootstrapError(f"{binary} does not run: is the checkout on a file system mounted with `noexec`?")
     return binary
 
 
@@ -170,7 +166,8 @@ def explain_network(address: str, error: Exception) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {host} is not trusted ({reason.verify_message}): "
-            "`sudo apt-get install ca-certificates`, or set SSL_CERT_FILE to the bundle that has your network's CA"
+            "`sudo apt-get install ca-certificates`, or set SSL_CERT_FILE to the bundle that has "
+            "your network's CA"
         )
     return (
         f"cannot reach {host} ({reason}), from where uv is brought once: check the network, "

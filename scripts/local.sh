@@ -32,7 +32,7 @@ main() {
         release_lock
     fi
 
-    export SOLOTUNE_RUNTIME=local VIRTUAL_ENV="$root/.venv" PATH="$root/.venv/bin:$PATH"
+    export SOLOTUNE_RUNTIME=local SOLOTUNE_COMMAND="scripts/local.sh" VIRTUAL_ENV="$root/.venv" PATH="$root/.venv/bin:$PATH"
     if [ $# -eq 0 ]; then
         set -- --list
     fi

@@ -139,9 +139,8 @@ print_json() {
     [ "$fails" -gt 0 ] || ready=true
     printf '{"schema_version": 1, "ready": %s, "wsl": %s, "checks": [' "$ready" "${wsl:-null}"
     for i in "${!names[@]}"; do
-        printf '%s\n  {"name": %s, "status": %s, "found": %s, "fix": %s}' "$separator" \
-            "$(json_string "${names[i]}")" "$(json_string "${statuses[i]}")" \
-            "$(json_string "${founds[i]}")" "$(json_string "${hints[i]}")"
+        printf '%s\n  {"name": "%s", "status": "%s", "found": %s, "fix": %s}' "$separator" \
+            "${names[i]}" "${statuses[i]}" "$(json_string "${founds[i]}")" "$(json_string "${hints[i]}")"
         separator=,
     done
     printf '\n]}\n'
@@ -174,7 +173,7 @@ reason() {
 
 first_version() { grep -m 1 -aoE '[0-9]+(\.[0-9]+)+' | sed -n 1p; }
 
-at_least() { [ "$(printf '%s\n' "$2" "$1" | sort -V | sed -n 1p)" = "$2" ]; }
+at_least() { printf '%s\n' "$2" "$1" | sort -VC; }
 
 has() { command -v "$1" > /dev/null 2>&1; }
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -104,7 +105,10 @@ def small_experiment(workspace: Path, tiny_model: Path) -> Path:
             room, value = rooms[i % 5], i * 7 % 100
             messages = [
                 {"role": "user", "content": f"light in the {room} to {value} please"},
-                {"role": "assistant", "content": json.dumps({"room": room, "value": value}, separators=(",", ":"))},
+                {
+                    "role": "assistant",
+                    "content": json.dumps({"room": room, "value": value}, separators=(",", ":")),
+                },
             ]
             meta = {"tags": ["even" if i % 2 == 0 else "odd"]}
             file.write(json.dumps({"id": f"row-{i}", "messages": messages, "meta": meta}) + "\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solotune import __version__
+from solotune.console import as_started
 from solotune.errors import Interrupted, SolotuneError
 
 if TYPE_CHECKING:
@@ -168,9 +169,15 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=run)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if config:
-            command.add_argument("--config", metavar="FILE", required=config == "required", help="a YAML file of configs/")
             command.add_argument(
-                "--set", metavar="KEY=VALUE", action="append", default=[], help="overrides a key, e.g. training.max_steps=10"
+                "--config", metavar="FILE", required=config == "required", help="a YAML file of configs/"
+            )
+            command.add_argument(
+                "--set",
+                metavar="KEY=VALUE",
+                action="append",
+                default=[],
+                help="overrides a key, e.g. training.max_steps=10",
             )
         return command
 
@@ -204,4 +211,4 @@ def _on_sigterm(number: int, frame: object) -> None:
 
 
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(as_started(text), file=sys.stderr, flush=True)

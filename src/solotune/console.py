@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,17 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 def say(text: str = "") -> None:
     """Prints one line for people; flushed, so that a log file shows it at once."""
-    print(text, flush=True)
+    print(as_started(text), flush=True)
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    """Prints one line on the error stream."""
+    print(as_started(f"warning: {text}"), file=sys.stderr, flush=True)
+
+
+def as_started(text: str) -> str:
+    """Commands in messages are written `invoke TASK`; where another program starts tasks, its name is shown."""
+    return text.replace("invoke ", f"{os.environ.get('SOLOTUNE_COMMAND', 'invoke')} ")
 
 
 def safe(text: str, limit: int = 200) -> str:

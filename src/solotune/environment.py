@@ -58,7 +58,7 @@ def prepare_process(*, device: str, online: bool = False) -> None:
 
 
 def _quiet_upstream() -> None:
-    """Hides what libraries say to their developers and a user can't act on; our own warnings are printed, not raised."""
+    """Hides what libraries tell their developers and a user can't act on; ours are printed, not raised."""
     for library in ("transformers", "trl", "peft", "torch", "bitsandbytes", "accelerate", "datasets"):
         warnings.filterwarnings("ignore", module=rf"{library}\b")
     # Asks, at every import on some processors, for an optional package that would contact the hub.

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
 from solotune.artifacts.files import read_record
+from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
 from solotune.config.schema import RunConfig
 from solotune.console import duration, say, table
 from solotune.errors import Interrupted, SolotuneError
@@ -73,17 +73,31 @@ def _print_summary(run_dir: RunDir, seconds: float) -> None:
     assert report is not None
     merged = record.artefacts["merged"].measured
     rows = [
-        ["loss (nats a token)", f"{report.base.loss:.4f}", f"{report.adapter.loss:.4f}", f"{merged['loss']:.4f}"],
-        ["perplexity", f"{report.base.perplexity:.4g}", f"{report.adapter.perplexity:.4g}", f"{merged['perplexity']:.4g}"],
+        [
+            "loss (nats a token)",
+            f"{report.base.loss:.4f}",
+            f"{report.adapter.loss:.4f}",
+            f"{merged['loss']:.4f}",
+        ],
+        [
+            "perplexity",
+            f"{report.base.perplexity:.4g}",
+            f"{report.adapter.perplexity:.4g}",
+            f"{merged['perplexity']:.4g}",
+        ],
     ]
     for name, summary in report.adapter.metrics.items():
         rows.append([name, f"{report.base.metrics[name].value:.3f}", f"{summary.value:.3f}", ""])
     proven = f"merged: {record.examples} of them, read back from disk"
-    table(["", "base", "adapter", "merged"], rows, f"{report.examples} held-out rows of {report.split} ({proven})")
+    table(
+        ["", "base", "adapter", "merged"],
+        rows,
+        f"{report.examples} held-out rows of {report.split} ({proven})",
+    )
     say()
     say(f"  adapter       {run_dir.export / 'adapter'}")
     say(f"  merged model  {run_dir.export / 'merged'}")
     say(f"  answers       {run_dir.predictions}")
     say(f"  all figures   {run_dir.eval_report}, {run_dir.export_record}")
     say(f"  took          {duration(seconds)}")
-    say("  next          your own rows: see README, \"Your own data in five lines\"")
+    say('  next          your own rows: see README, "Your own data in five lines"')

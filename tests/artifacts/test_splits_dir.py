@@ -14,9 +14,7 @@ from solotune.errors import ArtifactError
 CONFIG = DatasetConfig(raw_files=("a.jsonl",))
 
 
-def publish(
-    splits: SplitsDir, text: str = "x", dataset: DatasetConfig = CONFIG, version: int = 1
-) -> SplitsManifest:
+def publish(splits: SplitsDir, text: str = "x", dataset: DatasetConfig = CONFIG, version: int = 1) -> SplitsManifest:
     with splits.staging() as staged:
         for name in ("train.jsonl", "val.jsonl", "test.jsonl", "quarantine.jsonl"):
             write_text(staged / name, text)
@@ -90,9 +88,7 @@ def test_the_length_policy_is_no_part_of_the_splits(splits: SplitsDir) -> None:
 
 def test_another_schema_version_is_refused(splits: SplitsDir) -> None:
     publish(splits, version=99)
-    with pytest.raises(
-        ArtifactError, match=r"has schema_version 99, this solotune reads 1\. Delete .*splits"
-    ):
+    with pytest.raises(ArtifactError, match=r"has schema_version 99, this solotune reads 1\. Delete .*splits"):
         splits.open(CONFIG)
 
 

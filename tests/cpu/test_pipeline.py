@@ -141,7 +141,9 @@ def test_damage_is_told_before_anything_is_loaded(prepared: Path, capsys: pytest
     assert not Path("runs").exists()
 
 
-def test_rows_that_are_too_long_are_left_out_only_when_asked(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_are_too_long_are_left_out_only_when_asked(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = Path("data/raw/rows.jsonl")
     long = {"role": "user", "content": "light " * 200}
     answer = {"role": "assistant", "content": "{}"}
@@ -161,7 +163,9 @@ def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
     run("train", "--config", "small.yaml", "--run-id", A)
     from peft.tuners.lora import LoraLayer
 
-    monkeypatch.setattr(LoraLayer, "get_delta_weight", lambda self, name: self.base_layer.weight.new_zeros(()), raising=False)
+    monkeypatch.setattr(
+        LoraLayer, "get_delta_weight", lambda self, name: self.base_layer.weight.new_zeros(()), raising=False
+    )
     import peft.tuners.lora.bnb as bnb
 
     monkeypatch.setattr(bnb.Linear4bit, "get_delta_weight", lambda self, name: __import__("torch").zeros(()))

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 
 from solotune.config.schema import DatasetConfig
 from solotune.dataset.clean import Clean, Counts, clean, digest, quarantine_line
-from solotune.dataset.contract import decode
+from solotune.dataset.contract import Message, Row, decode
 from solotune.dataset.formats import Parser
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem
 
 
 def raw(row_id: str | None, question: str = "q", answer: str = "a", **meta: object) -> bytes:
-    row: dict = {
-        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    }
+    row: dict = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
     if row_id is not None:
         row["id"] = row_id
     if meta:
@@ -63,6 +61,13 @@ def test_rows_are_equal_up_to_canonical_form_and_outer_white_space(one: str, oth
 
 def test_where_one_turn_ends_and_the_next_begins_is_part_of_what_is_said() -> None:
     assert digest(decode(raw("a", "x", "yz"))) != digest(decode(raw("a", "xy", "z")))
+
+
+def test_who_says_it_is_part_of_what_is_said() -> None:
+    roles = ["user", "assistant", "user", "assistant"]
+    chats = {tuple(roles[:n]) for n in (2, 4)} | {("system", *roles[:n]) for n in (2, 4)}
+    said = {digest(Row("a", tuple(Message(role, "x") for role in chat))) for chat in chats}
+    assert len(said) == len(chats)
 
 
 def test_an_id_that_comes_back_with_other_turns_is_quarantined() -> None:

@@ -217,9 +217,7 @@ metas = st.builds(
 chats = st.lists(st.tuples(clean_texts, clean_texts), min_size=1, max_size=3).map(
     lambda turns: tuple(Message(r, c) for t in turns for r, c in zip(("user", "assistant"), t, strict=True))
 )
-rows = st.builds(
-    Row, st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200), chats, metas
-)
+rows = st.builds(Row, st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200), chats, metas)
 
 
 @settings(max_examples=60, deadline=None)

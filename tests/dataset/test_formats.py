@@ -84,9 +84,7 @@ BY_FORMAT = {
 
 
 def test_every_format_of_the_config_is_here_and_tested() -> None:
-    assert (
-        FORMATS.keys() == BY_FORMAT.keys() == set(get_args(DatasetConfig.model_fields["format"].annotation))
-    )
+    assert FORMATS.keys() == BY_FORMAT.keys() == set(get_args(DatasetConfig.model_fields["format"].annotation))
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -130,9 +128,7 @@ def test_a_renamed_field_is_not_read_under_its_own_name() -> None:
 
 
 def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
-    with pytest.raises(
-        DataError, match=r"format alpaca has no field answer\. Its fields are instruction, input"
-    ):
+    with pytest.raises(DataError, match=r"format alpaca has no field answer\. Its fields are instruction, input"):
         parser("alpaca", {"answer": "x"})
 
 
@@ -230,9 +226,7 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
         ),
     ],
 )
-def test_a_record_that_does_not_fit_is_a_named_problem(
-    format_name: str, record: dict, code: str, message: str
-) -> None:
+def test_a_record_that_does_not_fit_is_a_named_problem(format_name: str, record: dict, code: str, message: str) -> None:
     with pytest.raises(RowProblem) as caught:
         convert(format_name, record)
     assert caught.value.code == code

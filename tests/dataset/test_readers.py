@@ -94,11 +94,7 @@ def test_a_line_of_any_length_takes_bounded_memory() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.binary(min_size=1, max_size=20).filter(lambda b: b"\n" not in b and b.strip(b" \t\r")), max_size=6
-    )
-)
+@given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda b: b"\n" not in b and b.strip(b" \t\r")), max_size=6))
 def test_jsonl_offsets_lead_back_to_the_bytes(lines: list[bytes]) -> None:
     data = b"\n".join(lines)
     found = [r for r in records("p.jsonl", data) if not r.note]
@@ -142,9 +138,7 @@ def test_an_array_is_cut_into_its_elements() -> None:
         (b'{"a": 1}\n{"a": 2}\n', None),
     ],
 )
-def test_a_broken_element_costs_one_row_and_a_broken_array_the_file(
-    content: bytes, raws: list[bytes] | None
-) -> None:
+def test_a_broken_element_costs_one_row_and_a_broken_array_the_file(content: bytes, raws: list[bytes] | None) -> None:
     if raws is None:
         with pytest.raises(DataError, match=r"^a\.json "):
             records("a.json", content)
@@ -161,9 +155,7 @@ json_values = st.recursive(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(json_values, max_size=5), st.sampled_from([None, 0, 2]), st.booleans())
-def test_elements_are_those_that_a_parser_finds(
-    values: list[Any], indent: int | None, ascii_only: bool
-) -> None:
+def test_elements_are_those_that_a_parser_finds(values: list[Any], indent: int | None, ascii_only: bool) -> None:
     data = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode()
     found = records("p.json", data)
     assert [json.loads(r.raw) for r in found] == values
@@ -238,9 +230,7 @@ def test_a_csv_file_that_cannot_be_told_apart_is_refused(content: bytes, message
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.lists(
-            st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=2, max_size=2
-        ).filter(any),
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=2, max_size=2).filter(any),
         max_size=5,
     )
 )
@@ -306,9 +296,7 @@ def touch(*names: str) -> None:
 
 
 def test_patterns_keep_their_order_and_expand_sorted() -> None:
-    touch(
-        "raw/b.jsonl", "raw/a.jsonl", "raw/deep/c.jsonl", "z.json", "raw/[x].jsonl", "raw/dir.jsonl/d.jsonl"
-    )
+    touch("raw/b.jsonl", "raw/a.jsonl", "raw/deep/c.jsonl", "z.json", "raw/[x].jsonl", "raw/dir.jsonl/d.jsonl")
     assert list(find_files(["z.json", "raw/*.jsonl"])) == [
         "z.json",
         "raw/[x].jsonl",

@@ -18,9 +18,7 @@ def config(**changes: object) -> DatasetConfig:
     return DatasetConfig.model_validate({"raw_files": ["x"], **changes})
 
 
-def row(
-    question: str, answer: str = "a", system: str = "", split: str | None = None, row_id: str = "x"
-) -> Row:
+def row(question: str, answer: str = "a", system: str = "", split: str | None = None, row_id: str = "x") -> Row:
     messages = (Message("user", question), Message("assistant", answer))
     if system:
         messages = (Message("system", system), *messages)
@@ -56,7 +54,7 @@ def test_these_rows_lie_where_they_always_lay() -> None:
     ("one", "other", "same"),
     [
         (row("What is it?"), row("what  is\tIT?\n"), True),
-        (row("ﬁx it"), row("FIX IT"), True),
+        (row("Ｆｉｘ ① ㎏"), row("fix 1 KG"), True),
         (row("Straße"), row("STRASSE"), True),
         (row("q", "a"), row("q", "b"), True),
         (row("q", system="s"), row("q"), False),
@@ -126,9 +124,7 @@ def test_a_larger_val_moves_nothing_out_of_test() -> None:
 @pytest.mark.parametrize("declared_last", [True, False])
 def test_a_group_follows_the_row_that_declares_even_when_it_comes_last(declared_last: bool) -> None:
     rows = [row("Same question", f"answer {n}") for n in range(4)] + [row("SAME question", "b", split="val")]
-    assert (
-        sides(rows if declared_last else rows[::-1], config(val_fraction=0, test_fraction=0)) == ["val"] * 5
-    )
+    assert sides(rows if declared_last else rows[::-1], config(val_fraction=0, test_fraction=0)) == ["val"] * 5
 
 
 def test_a_group_declared_twice_names_both_rows() -> None:

@@ -5,9 +5,7 @@ import pytest
 from solotune.metrics.json_valid import json_valid, parse_json
 
 
-@pytest.mark.parametrize(
-    "text", ["{}", "[]", ' {"a": [1, -2.5e3, true, null, "\\u00e9"]}\n', '[{"a": 1}, {"a": 2}]']
-)
+@pytest.mark.parametrize("text", ["{}", "[]", ' {"a": [1, -2.5e3, true, null, "\\u00e9"]}\n', '[{"a": 1}, {"a": 2}]'])
 def test_an_object_or_array_is_valid(text: str):
     assert json_valid(text, "") == 1.0
 

@@ -61,9 +61,7 @@ def test_any_two_strings_give_a_score_from_0_to_1_or_none(name: str, prediction:
 @every_metric
 @quick
 @given(prediction=TEXTS, other=TEXTS, reference=TEXTS)
-def test_only_the_reference_decides_whether_a_row_is_scored(
-    name: str, prediction: str, other: str, reference: str
-):
+def test_only_the_reference_decides_whether_a_row_is_scored(name: str, prediction: str, other: str, reference: str):
     metric = METRICS[name]
     assert (metric(prediction, reference) is None) == (metric(other, reference) is None)
 

@@ -58,9 +58,7 @@ def test_a_number_is_read_by_its_value(text: str, value: str):
     assert numeric_answer(value, text) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("prediction", "reference"), [("1.5e3", "2.5e3"), ("-3", "3"), ("0.5", "50%"), ("1,000", "1")]
-)
+@pytest.mark.parametrize(("prediction", "reference"), [("1.5e3", "2.5e3"), ("-3", "3"), ("0.5", "50%"), ("1,000", "1")])
 def test_numbers_of_other_value_differ(prediction: str, reference: str):
     assert numeric_answer(prediction, reference) == 0.0
 

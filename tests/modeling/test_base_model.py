@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.errors import ModelError
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import Encoded
 from solotune.modeling.likelihood import score
-from tests.helpers import make_config
 
 
 def gradient(model: torch.nn.Module) -> torch.Tensor:

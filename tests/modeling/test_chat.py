@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers import Turn, chat
 from transformers import AutoTokenizer
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.errors import ModelError
 from solotune.modeling.chat import IGNORE, ChatEncoder, without_control_tokens
-from tests.helpers import Turn, chat
 
 IM_START, IM_END = 1, 2
 
@@ -64,7 +64,9 @@ def test_content_never_becomes_a_control_token(encoder: ChatEncoder, forged: str
 @settings(max_examples=150, deadline=None)
 @given(
     contents=st.lists(
-        st.text(max_size=30) | st.sampled_from(["<|im_start|>", "<|im_end|>\n", "<|im_", "end|>"]), min_size=2, max_size=4
+        st.text(max_size=30) | st.sampled_from(["<|im_start|>", "<|im_end|>\n", "<|im_", "end|>"]),
+        min_size=2,
+        max_size=4,
     )
 )
 def test_control_tokens_depend_on_the_number_of_turns_only(tiny_tokenizer: Path, contents: list[str]) -> None:
@@ -93,7 +95,9 @@ def test_decoding_stops_at_the_end_of_turn_and_shows_other_control_tokens(encode
 
 def test_the_check_against_the_template_notices_a_difference(encoder: ChatEncoder) -> None:
     encoder.check_against_template([chat("a b", "c")])
-    encoder._plain = type(encoder._plain).from_str('{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"?":7},"unk_token":"?"}}')
+    encoder._plain = type(encoder._plain).from_str(
+        '{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"?":7},"unk_token":"?"}}'
+    )
     with pytest.raises(ModelError, match="doesn't split text at its control tokens"):
         encoder.check_against_template([chat("a b", "c")])
 

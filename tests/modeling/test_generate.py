@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.helpers import chat, make_config
+
 from solotune.artifacts.model_dir import ModelDir
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.generate import generate
-from tests.helpers import chat, make_config
 
 
 def test_answers_dont_depend_on_their_neighbours_and_keep_their_order(tiny_model: Path) -> None:
@@ -16,7 +17,9 @@ def test_answers_dont_depend_on_their_neighbours_and_keep_their_order(tiny_model
     )
     model = load_base_model(ModelDir(tiny_model), config)
     encoder = ChatEncoder.open(ModelDir(tiny_model))
-    prompts = [encoder.encode_prompt(chat(text)) for text in ("a", "light in the kitchen please " * 3, "off", "b c d", "x")]
+    prompts = [
+        encoder.encode_prompt(chat(text)) for text in ("a", "light in the kitchen please " * 3, "off", "b c d", "x")
+    ]
     done: list[int] = []
     together = generate(model, prompts, encoder, config, on_rows=done.append)
     alone = [generate(model, [prompt], encoder, config)[0] for prompt in prompts]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.helpers import make_config
 from transformers import AutoModelForCausalLM
 
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.likelihood import RowScore, loss, perplexity, score
-from tests.helpers import make_config
 
 CONFIG = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": "float32"})
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
@@ -12,7 +13,6 @@ from solotune.errors import ProofError
 from solotune.modeling.base_model import load_base_model, load_plain_model
 from solotune.modeling.lora import peft_config
 from solotune.modeling.merge import tensor_count, write_merged
-from tests.helpers import make_config
 
 IDS = torch.arange(3, 60)[None]
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.conftest import CHATML
 
 from solotune.errors import ModelError
 from solotune.modeling.template import ChatTemplate, Slot
-from tests.conftest import CHATML
 
 TRIMMING = (
     "{% for m in messages %}{{ '<s>' + m.role + ':' + (m.content | trim) + '<e>' }}{% endfor %}"
@@ -28,7 +28,10 @@ def test_a_template_is_taken_apart_into_markup_and_slots() -> None:
 
 
 def test_what_follows_the_generation_prompt_belongs_to_the_reply() -> None:
-    thinking = CHATML.replace("message['role'] + '\n' +", "message['role'] + '\n' + ('<think></think>' if message['role'] == 'assistant' else '') +")
+    thinking = CHATML.replace(
+        "message['role'] + '\n' +",
+        "message['role'] + '\n' + ('<think></think>' if message['role'] == 'assistant' else '') +",
+    )
     pieces = template(thinking).pieces(("user", "assistant"))
     assert ("<think></think>", True) in [(p.text, p.is_reply) for p in pieces]
 
@@ -42,7 +45,10 @@ def test_trimming_is_noticed_by_role() -> None:
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ("{% for m in messages if m.role != 'user' %}{{ m.content }}<e>{% endfor %}", "user turn .* dropped or moved"),
+        (
+            "{% for m in messages if m.role != 'user' %}{{ m.content }}<e>{% endfor %}",
+            "user turn .* dropped or moved",
+        ),
         ("{% for m in messages %}{{ m.content ~ m.content }}<e>{% endfor %}", "repeated"),
         ("{% for m in messages | reverse %}{{ m.content }}<e>{% endfor %}", "dropped or moved"),
         (CHATML.replace("<|im_start|>assistant\n", "<|im_start|>model\n"), "generation prompt isn't how"),
@@ -65,7 +71,7 @@ def test_bad_jinja_is_one_clear_error() -> None:
 
 
 def test_templates_run_in_a_sandbox() -> None:
-    with pytest.raises(ModelError, match="unsafe|refuses"):
+    with pytest.raises(ModelError, match="refuses a chat"):
         template("{{ messages.__class__.__mro__[1].__subclasses__() }}").render([{"role": "user", "content": "x"}])
 
 

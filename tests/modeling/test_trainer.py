@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
@@ -14,7 +15,6 @@ from solotune.errors import Interrupted, ModelError
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.trainer import AdapterTrainer, MetricsLog, StopOnSignal, make_sequences, steps_in_all
-from tests.helpers import make_config
 
 FLOAT32 = {"name_or_path": "somewhere", "source": "folder", "dtype": "float32"}
 
@@ -82,7 +82,9 @@ def test_the_evaluation_loss_is_exact(tiny_model: Path, tmp_path: Path) -> None:
         with torch.no_grad():
             out = trainer.model(input_ids=torch.tensor([row.input_ids]))
         targets = torch.tensor(row.labels[1:])
-        nll += float(torch.nn.functional.cross_entropy(out.logits[0, :-1], targets, reduction="sum", ignore_index=IGNORE))
+        nll += float(
+            torch.nn.functional.cross_entropy(out.logits[0, :-1], targets, reduction="sum", ignore_index=IGNORE)
+        )
         count += int((targets != IGNORE).sum())
     assert found["eval_loss"] == pytest.approx(nll / count, abs=1e-4)
     assert found["eval_tokens"] == count
@@ -113,7 +115,9 @@ def test_a_loss_that_isnt_a_number_stops_the_run(tmp_path: Path) -> None:
         log.on_log(SimpleNamespace(logging_steps=1), state, None, {"loss": float("nan"), "grad_norm": 1.0})  # type: ignore[arg-type]
 
 
-def test_the_first_signal_saves_and_stops_and_the_second_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_signal_saves_and_stops_and_the_second_stops_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     before = signal.getsignal(signal.SIGTERM)
     with StopOnSignal() as stop:

@@ -57,9 +57,7 @@ def pair_of(call: dict) -> tuple:
 
 
 def pairs_in(rows: list[dict]) -> set[tuple]:
-    return {
-        pair_of(call) for row in rows for answer in contents(row, "assistant") for call in calls_of(answer)
-    }
+    return {pair_of(call) for row in rows for answer in contents(row, "assistant") for call in calls_of(answer)}
 
 
 def words_of(text: str) -> str:
@@ -145,7 +143,7 @@ def test_commands_are_short(rows: list[dict]) -> None:
 
 def test_counts_are_those_of_the_readme(rows: list[dict]) -> None:
     counts = Counter((split_of(row), family_of(row)) for row in rows)
-    table = re.findall(r"^\| (\w+) +\|((?: +\d+ \|)+)$", (DEMO / "README.md").read_text("utf-8"), re.M)
+    table = re.findall(r"^\| (\w+) +\|((?: +\d+ \|)+)$", (DEMO / "README.md").read_text("utf-8"), re.MULTILINE)
     stated = {split: [int(cell) for cell in cells.split("|")[:-1]] for split, cells in table}
     assert set(stated) == {"train", "val", "test"}
     for split, cells in stated.items():
@@ -188,9 +186,7 @@ def test_held_out_answers_never_occur_in_training(rows: list[dict]) -> None:
             assert contents(row, "assistant")[-1] not in trained, row["id"]
 
 
-def test_held_out_refusals_name_things_that_training_never_names(
-    rows: list[dict], generator: ModuleType
-) -> None:
+def test_held_out_refusals_name_things_that_training_never_names(rows: list[dict], generator: ModuleType) -> None:
     """An owner of other rooms, an unknown device or a chore of one split is named by no row of another."""
     tables = (generator.OWNERS, generator.UNKNOWN_DEVICES, generator.CHORES)
     found = 0

@@ -1,4 +1,4 @@
-"""setup_wsl.sh on machines made of stubs: what it says, what it exits with, and that it writes nothing unasked."""
+"""setup_wsl.sh on machines made of stubs: what it says, how it exits, and that it writes nothing unasked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "setup_wsl.sh"
 CORE_TOOLS = (
-    "awk", "bash", "cat", "cut", "dirname", "find", "grep", "ln", "mkdir", "sed", "sleep", "sort", "stat", "tail",
-    "timeout", "tr",
-)  # fmt: skip
+    *("awk", "bash", "cat", "cut", "dirname", "find", "grep", "ln", "mkdir"),
+    *("sed", "sleep", "sort", "stat", "timeout", "tr"),
+)
 WSL2_KERNEL = "6.6.87.2-microsoft-standard-WSL2"
 GIB_IN_KIB = 1024 * 1024
 
@@ -77,9 +77,9 @@ class Machine:
         (self.folder / "osrelease").write_text(release + "\n")
 
     def memory(self, total: int, swap: int) -> None:
-        (self.folder / "meminfo").write_text(
-            f"MemTotal:       {total * GIB_IN_KIB} kB\nMemFree: 1 kB\nSwapTotal:      {swap * GIB_IN_KIB} kB\n"
-        )
+        kib = {"MemTotal": total * GIB_IN_KIB, "MemFree": 1, "SwapTotal": swap * GIB_IN_KIB}
+        lines = [f"{name}:       {value} kB\n" for name, value in kib.items()]
+        (self.folder / "meminfo").write_text("".join(lines))
 
     def wsl2(self, driver: str = "581.57") -> None:
         self.kernel(WSL2_KERNEL)
@@ -87,11 +87,8 @@ class Machine:
         (self.folder / "lib" / "libcuda.so.1").touch()
         self.tool("nvidia-smi", {"--query-gpu=*": f"NVIDIA GeForce RTX 4090, 24564, {driver}"}, at="lib")
         self.tool("dpkg-query", {"*": (1, "no packages found matching nvidia-driver*")})
-        # wsl.exe prints UTF-16 and, here, in German
-        self.program(
-            "wsl.exe",
-            "#!/bin/sh\nprintf 'W\\0S\\0L\\0-\\0V\\0:\\0 \\0002\\0.\\0006\\0.\\0001\\0.\\0000\\0\\r\\0\\n\\0'\n",
-        )
+        answer = "".join(f"{letter}\\000" for letter in "WSL-Versie: 2.6.1.0") + "\\r\\000\\n\\000"  # UTF-16
+        self.program("wsl.exe", f"#!/bin/sh\nprintf '{answer}'\n")
 
     def docker(self, system: str, **other: str | tuple[int, str]) -> None:
         self.tool(
@@ -100,7 +97,7 @@ class Machine:
                 "--version": "Docker version 29.1.3, build abc",
                 "version --format*": "29.1.3",
                 "info --format*OperatingSystem*": system,
-                "info --format*Runtimes*": '{"io.containerd.runc.v2":{},"nvidia":{"path":"nvidia-container-runtime"}}',
+                "info --format*Runtimes*": '{"nvidia":{"path":"nvidia-container-runtime"},"runc":{}}',
                 "info --format*DockerRootDir*": "/no/such/folder",
                 "context inspect*": "unix:///var/run/docker.sock",
                 "compose version*": "2.40.3-desktop.1",
@@ -127,16 +124,18 @@ class Machine:
         }
         return subprocess.run(
             [shutil.which("bash") or "bash", SCRIPT, *arguments],
-            env=environment, cwd=at / "home", capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            check=False,
+            env=environment,
+            cwd=at / "home",
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
 
     def findings(self, *arguments: str) -> dict[str, Finding]:
         answer = self.run("--json", *arguments)
         report = json.loads(answer.stdout)
-        findings = {
-            check["name"]: Finding(check["status"], check["found"], check["fix"])
-            for check in report["checks"]
-        }
+        findings = {check["name"]: Finding(check["status"], check["found"], check["fix"]) for check in report["checks"]}
         failed = any(finding.status == "FAIL" for finding in findings.values())
         assert answer.returncode == (1 if failed else 0), answer.stderr
         assert report["ready"] is not failed
@@ -213,7 +212,8 @@ def test_a_fail_line_ends_in_its_fix(desktop: Machine) -> None:
     assert lines[-1].startswith("not ready: 1 FAIL, 0 warn.")
 
 
-# One row each of environment.md 3.2 and 3.3: what is wrong, the check that says so, how, and a piece of its fix.
+# Each row is one thing that can be wrong: the check that says so, its status, and
+# a piece of what it found and of its fix.
 
 
 def wsl1(machine: Machine) -> None:
@@ -256,9 +256,7 @@ def silent_gpu(machine: Machine) -> None:
 
 
 def linux_driver(machine: Machine) -> None:
-    machine.tool(
-        "dpkg-query", {"*": "ii  nvidia-utils-550\nrc  nvidia-driver-535\nii  libnvidia-compute-550"}
-    )
+    machine.tool("dpkg-query", {"*": "ii  nvidia-utils-550\nrc  nvidia-driver-535\nii  libnvidia-compute-550"})
 
 
 def no_docker(machine: Machine) -> None:
@@ -266,9 +264,7 @@ def no_docker(machine: Machine) -> None:
 
 
 def no_integration(machine: Machine) -> None:
-    machine.tool(
-        "docker", {"*": (1, "\nThe command 'docker' could not be found in this WSL 2 distro.\nWe recommend…")}
-    )
+    machine.tool("docker", {"*": (1, "\nThe command 'docker' could not be found in this WSL 2 distro.\nWe recommend…")})
 
 
 def stopped_engine(machine: Machine) -> None:
@@ -294,9 +290,7 @@ def remote_host_variable(machine: Machine) -> None:
 
 
 def no_compose(machine: Machine) -> None:
-    machine.docker(
-        "Docker Desktop", **{"compose version*": (1, "docker: 'compose' is not a docker command.")}
-    )
+    machine.docker("Docker Desktop", **{"compose version*": (1, "docker: 'compose' is not a docker command.")})
 
 
 def no_toolkit(machine: Machine) -> None:
@@ -334,11 +328,7 @@ def small_vm(machine: Machine) -> None:
 
 
 def full_windows_disk(machine: Machine) -> None:
-    machine.program(
-        "df",
-        '#!/bin/sh\nfree=1000000000\ncase "$*" in */windows) free=9000000 ;; esac\n'
-        'printf "Filesystem 1024-blocks Used Available\\n/dev/sdc 9 9 %s 9%% /\\n" "$free"\n',
-    )
+    machine.tool("df", {"*/windows": "Filesystem\n/dev/sdc 9 9 9000000 9% /", "*": "F\n/dev/sdc 9 9 1000000000 9% /"})
 
 
 def nearly_full_disk(machine: Machine) -> None:
@@ -346,8 +336,7 @@ def nearly_full_disk(machine: Machine) -> None:
 
 
 def small_shm(machine: Machine) -> None:
-    text = '#!/bin/sh\nfree=1000000000\ncase "$*" in */shm) free=65536 ;; esac\nprintf "F\\n/dev/sdc 9 9 %s 9%% /\\n" "$free"\n'
-    machine.program("df", text)
+    machine.tool("df", {"*/shm": "Filesystem\nshm 9 9 65536 9% /", "*": "F\n/dev/sdc 9 9 1000000000 9% /"})
 
 
 def old_python(machine: Machine) -> None:
@@ -429,9 +418,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "name", "status", "found", "fix"), CASES, ids=[case[0].__name__ for case in CASES]
-)
+@pytest.mark.parametrize(("change", "name", "status", "found", "fix"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_says_what_is_wrong_and_how_to_mend_it(desktop: Machine, change, name, status, found, fix) -> None:
     change(desktop)
     finding = desktop.findings()[name]
@@ -450,13 +437,9 @@ def test_wsl1_does_not_also_blame_the_driver(desktop: Machine) -> None:
 
 
 def test_plain_linux_skips_wsl_and_still_looks_at_docker(linux: Machine) -> None:
-    linux.docker(
-        "Debian GNU/Linux 12 (bookworm)", **{"version --format*": (1, "Cannot connect to the Docker daemon")}
-    )
+    linux.docker("Debian GNU/Linux 12 (bookworm)", **{"version --format*": (1, "Cannot connect to the Docker daemon")})
     findings = linux.findings()
-    assert {"wsl", "wsl-release", "gpu-device", "libcuda", "linux-driver", "systemd"} <= states(
-        findings, "skip"
-    )
+    assert {"wsl", "wsl-release", "gpu-device", "libcuda", "linux-driver", "systemd"} <= states(findings, "skip")
     assert "not WSL" in findings["wsl"].found
     assert states(findings, "FAIL") == {"nvidia-smi", "docker-engine"}
     assert "scripts/local.sh" in findings["nvidia-smi"].fix
@@ -516,23 +499,46 @@ def fixable(machine: Machine) -> None:
     no_invoke(machine)
     shutil.rmtree(machine.folder / "project" / "data")
     no_folders(machine)
-    (machine.folder / "project" / "uv.lock").write_text(
-        '[[package]]\nname = "idna"\nversion = "3.20"\nwheels = [\n    { url = "…/idna.whl", hash = "sha256:00" },\n]\n\n'
-        '[[package]]\nname = "invoke"\nversion = "3.0.3"\nsdist = { url = "…/invoke.tar.gz", hash = "sha256:aa" }\n'
-        'wheels = [\n    { url = "…/invoke-3.0.3-py3-none-any.whl", hash = "sha256:bb", size = 1 },\n]\n\n'
-        '[[package]]\nname = "jinja2"\nversion = "3.1.6"\nwheels = [\n    { url = "…/j.whl", hash = "sha256:cc" },\n]\n'
-    )
+    (machine.folder / "project" / "uv.lock").write_text(UV_LOCK, encoding="utf-8")
     uv = machine.folder / "uv"
     machine.tool("python3", {"*platform*": "3.12.3", "*bootstrap_uv.py": str(uv)})
-    uv.write_text(
-        '#!/bin/sh\necho "$*" >> "$HOME/asked"\nfor last in "$@"; do :; done\n'
-        'if [ "$1" = venv ]; then mkdir -p "$last/bin"; fi\n'
-        f'if [ "$1" = pip ]; then cat >> "$HOME/asked"; cp {machine.folder}/invoke.stub "$INVOKE/bin/invoke"; fi\n'.replace(
-            '"$INVOKE/', '"$HOME/.local/share/solotune/invoke/'
-        ).replace("cp ", f"{shutil.which('cp')} ")
-    )
-    uv.chmod(0o755)
     machine.tool("invoke.stub", {"--version": "Invoke 3.0.3"}, at=".")
+    venv = machine.folder / "home/.local/share/solotune/invoke"
+    machine.program(
+        "uv",
+        "#!/bin/sh\n"
+        'echo "$*" >> "$HOME/asked"\n'
+        'case "$1" in\n'
+        f"venv) mkdir -p {venv}/bin ;;\n"
+        f'pip) cat >> "$HOME/asked" && ln {machine.folder}/invoke.stub {venv}/bin/invoke ;;\n'
+        "esac\n",
+        at=".",
+    )
+
+
+UV_LOCK = """\
+[[package]]
+name = "idna"
+version = "3.20"
+wheels = [
+    { url = "https://index/idna-3.20-py3-none-any.whl", hash = "sha256:00" },
+]
+
+[[package]]
+name = "invoke"
+version = "3.0.3"
+sdist = { url = "https://index/invoke-3.0.3.tar.gz", hash = "sha256:aa" }
+wheels = [
+    { url = "https://index/invoke-3.0.3-py3-none-any.whl", hash = "sha256:bb", size = 1 },
+]
+
+[[package]]
+name = "jinja2"
+version = "3.1.6"
+wheels = [
+    { url = "https://index/jinja2-3.1.6-py3-none-any.whl", hash = "sha256:cc" },
+]
+"""
 
 
 def test_fix_makes_invoke_and_the_folders_and_nothing_the_second_time(desktop: Machine) -> None:
@@ -559,9 +565,7 @@ def test_fix_makes_invoke_and_the_folders_and_nothing_the_second_time(desktop: M
 
 def test_a_fix_that_fails_is_told_and_the_checks_still_run(desktop: Machine) -> None:
     fixable(desktop)
-    desktop.tool(
-        "python3", {"*platform*": "3.12.3", "*bootstrap_uv.py": (1, "bootstrap_uv: cannot reach pypi.org")}
-    )
+    desktop.tool("python3", {"*platform*": "3.12.3", "*bootstrap_uv.py": (1, "bootstrap_uv: cannot reach pypi.org")})
     answer = desktop.run("--fix")
     assert "cannot reach pypi.org" in answer.stderr
     assert "fix_invoke did not succeed" in answer.stderr

@@ -33,6 +33,6 @@ def test_there_are_scripts() -> None:
 def test_passes_shellcheck(script: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     check = subprocess.run(
-        ["shellcheck", script], capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path}
+        ["shellcheck", script], check=False, capture_output=True, text=True, env={**os.environ, "PATH": path}
     )
     assert check.returncode == 0, check.stdout + check.stderr

@@ -122,9 +122,7 @@ def test_rows_in_canonical_form_keep_their_bytes_and_their_order() -> None:
     lines = [json.dumps(row(n), separators=(",", ":")).encode() for n in range(50)]
     write(lines)
     prepare.run(config())
-    written = b"".join((SPLITS / f"{s}.jsonl").read_bytes() for s in ("train", "val", "test")).split(b"\n")[
-        :-1
-    ]
+    written = b"".join((SPLITS / f"{s}.jsonl").read_bytes() for s in ("train", "val", "test")).split(b"\n")[:-1]
     assert sorted(written) == sorted(lines)
     for found in ids().values():
         assert found == sorted(found, key=lambda i: int(i[1:]))
@@ -175,9 +173,7 @@ def test_all_file_types_and_patterns_together() -> None:
         writer = csv.DictWriter(file, record.keys())
         writer.writeheader()
         writer.writerows(records[20:30])
-    (RAW / "d.jsonl.gz").write_bytes(
-        gzip.compress(b"".join(json.dumps(r).encode() + b"\n" for r in records[30:40]))
-    )
+    (RAW / "d.jsonl.gz").write_bytes(gzip.compress(b"".join(json.dumps(r).encode() + b"\n" for r in records[30:40])))
     pa.parquet.write_table(pa.Table.from_pylist(records[40:]), RAW / "e.parquet")
     splits = prepare.run(config(raw_files=[f"{RAW}/*"], format="alpaca"))
     manifest = splits.manifest()
@@ -253,9 +249,7 @@ def test_a_byte_order_mark_is_reported_and_costs_nothing(capsys: pytest.CaptureF
 
 def test_fail_reports_everything_and_publishes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     write([*good(), b"{", b"[]"])
-    with pytest.raises(
-        DataError, match=r"2 of 62 rows \(3\.23%\) can't be used\. Each is in data/splits/rejected"
-    ):
+    with pytest.raises(DataError, match=r"2 of 62 rows \(3\.23%\) can't be used\. Each is in data/splits/rejected"):
         prepare.run(config())
     assert names() == ["rejected.jsonl"]
     assert [(e["line"], e["code"]) for e in quarantined(SPLITS / "rejected.jsonl")] == [
@@ -392,9 +386,7 @@ def test_a_link_into_the_raw_folder_is_no_way_round() -> None:
         (good(), {"columns": {"text": "t"}}, r"format messages has no field text"),
     ],
 )
-def test_what_cannot_be_divided_is_refused_with_the_way_out(
-    lines: list[bytes], changes: dict, message: str
-) -> None:
+def test_what_cannot_be_divided_is_refused_with_the_way_out(lines: list[bytes], changes: dict, message: str) -> None:
     write(lines)
     with pytest.raises(DataError, match=message) as caught:
         prepare.run(config(**changes))
@@ -545,13 +537,15 @@ KILLED_AT_EVERY_STEP = """
     other = config.model_copy(update={"dataset": config.dataset.model_copy(update={"seed": 99})})
     assert in_a_child(lambda: prepare.run(config)) == 0
     undisturbed = contents()
+    assert in_a_child(lambda: prepare.run(other, replace=True)) == 0
+    old = contents()
     kills = 0
     for k in range(1, 200):
+        shutil.rmtree(SPLITS)
         if OLD:
-            assert in_a_child(lambda: prepare.run(other, replace=True)) == 0
-            old = contents()
-        else:
-            shutil.rmtree(SPLITS)
+            SPLITS.mkdir()
+            for name, data in old.items():
+                (SPLITS / name).write_bytes(data)
         code = in_a_child(lambda: killed_at(k))
         if code == 0:
             break
@@ -605,9 +599,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare.ModelDir, "is_complete", True)
 
 
-def test_token_lengths_are_shown_and_overlong_rows_named(
-    fetched: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_token_lengths_are_shown_and_overlong_rows_named(fetched: None, capsys: pytest.CaptureFixture[str]) -> None:
     train = [line(n, f"{n:010}", "a" * 10, split="train") for n in range(20)]
     long = line("\u202elong", "q" * 10, "a" * 60, split="val")
     write([*train, long, line("short", "q", "a", split="test")])

@@ -166,16 +166,12 @@ def room_degrees() -> tuple[tuple[Value, ...], ...]:
 
 def oven_degrees() -> tuple[tuple[Value, ...], ...]:
     celsius = tuple(Value(f"{n} degrees", {"value": n, "unit": "C"}) for n in range(150, 260, 10))
-    fahrenheit = tuple(
-        Value(f"{n} degrees fahrenheit", {"value": n, "unit": "F"}) for n in range(300, 460, 25)
-    )
+    fahrenheit = tuple(Value(f"{n} degrees fahrenheit", {"value": n, "unit": "F"}) for n in range(300, 460, 25))
     return (celsius, celsius, fahrenheit)
 
 
 def durations() -> tuple[tuple[Value, ...], ...]:
-    digits = tuple(
-        Value(f"{n} minutes", {"minutes": n}) for n in (5, 8, 10, 12, 15, 18, 20, 25, 30, 35, 40, 45, 50)
-    )
+    digits = tuple(Value(f"{n} minutes", {"minutes": n}) for n in (5, 8, 10, 12, 15, 18, 20, 25, 30, 35, 40, 45, 50))
     spelled = tuple(Value(spoken, {"minutes": n}) for spoken, n in DURATIONS.items())
     return (digits, spelled)
 
@@ -412,9 +408,7 @@ class Draw:
 
 def draw_command(draw: Draw, tool: Tool, splits: Sequence[str], wordings: Sequence[Wording] = ()) -> Command:
     """A command whose pair may occur in one of `splits`; each sentence of the tool is equally likely."""
-    sentences = [
-        (sentence, wording) for wording in wordings or tool.wordings for sentence in wording.templates
-    ]
+    sentences = [(sentence, wording) for wording in wordings or tool.wordings for sentence in wording.templates]
 
     def any_command() -> Command:
         template, wording = draw.one(sentences)
@@ -534,9 +528,7 @@ def value_changed(draw: Draw, split: str, tool: Tool) -> tuple[Command, Command]
         value = draw.one(draw.one(spoken.styles))
         return before, say(tool, draw.one(NEW_VALUE + comparison(before, value)), before.first, value)
 
-    return first_accepted(
-        any_change, lambda pair: pair[0].args != pair[1].args and split_of_command(pair[1]) == split
-    )
+    return first_accepted(any_change, lambda pair: pair[0].args != pair[1].args and split_of_command(pair[1]) == split)
 
 
 def comparison(before: Command, value: Value) -> tuple[str, ...]:
@@ -550,9 +542,7 @@ def comparison(before: Command, value: Value) -> tuple[str, ...]:
 
 MANY_FORMS = tuple(tool for tool in TOOLS if tool.name in ("set_alarm", "set_timer", "set_temperature"))
 REASONS = ("no_such_room", "out_of_range", "not_possible")
-FAMILIES: dict[
-    str, tuple[Callable, tuple]
-] = {  # family -> its function, and what it makes rows about in turn
+FAMILIES: dict[str, tuple[Callable, tuple]] = {  # family -> its function, and what it makes rows about in turn
     "single": (single, (*TOOLS, *MANY_FORMS)),
     "multi_step": (multi_step, TOOLS),
     "refusal": (refusal, (*REASONS, *REASONS, "no_such_device")),

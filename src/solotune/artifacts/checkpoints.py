@@ -10,7 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from solotune.artifacts.files import FileRecord, atomic_folder, differing_files, record_files, remove_staged, write_json
+from solotune.artifacts.files import (
+    FileRecord,
+    atomic_folder,
+    differing_files,
+    record_files,
+    remove_staged,
+    write_json,
+)
 from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1

@@ -172,7 +172,8 @@ class RunDir:
         if len(matching) != 1:
             some = ", ".join((matching or known)[-5:])
             raise ArtifactError(
-                f"{'several runs begin' if matching else 'no run begins'} with {wanted!r}", f"The newest: {some}"
+                f"{'several runs begin' if matching else 'no run begins'} with {wanted!r}",
+                f"The newest: {some}",
             )
         return cls(root / matching[0])
 
@@ -181,7 +182,7 @@ class RunDir:
         manifest = read_record(self.manifest_path, RunManifest, made_by)
         if manifest.schema_version != SCHEMA_VERSION:
             raise ArtifactError(
-                f"{self.manifest_path} has schema_version {manifest.schema_version}, this solotune reads {SCHEMA_VERSION}",
+                f"{self.manifest_path} has schema_version {manifest.schema_version}, not {SCHEMA_VERSION}",
                 "Use the solotune that made the run",
             )
         return manifest
@@ -198,12 +199,14 @@ class RunDir:
         manifest = self.manifest()
         if manifest.outcome is None:
             raise ArtifactError(
-                f"run {self.run_id} hasn't finished training", f"Finish it with `invoke train --resume {self.run_id}`"
+                f"run {self.run_id} hasn't finished training",
+                f"Finish it with `invoke train --resume {self.run_id}`",
             )
         damage = differing_files(self.adapter, manifest.outcome.adapter, hashes=True)
         if damage:
             raise ArtifactError(
-                f"{self.adapter} isn't what training wrote: {'; '.join(damage)}", "Train again; a copy may have gone wrong"
+                f"{self.adapter} isn't what training wrote: {'; '.join(damage)}",
+                "Train again; a copy may have gone wrong",
             )
         return manifest, manifest.outcome
 

@@ -101,9 +101,7 @@ class SplitsDir:
         made = manifest.config
         # Where the length policy acts is train; the splits hold the rows whichever it is.
         keys = sorted((wanted.keys() | made.keys()) - {"on_overflow"})
-        changes = "; ".join(
-            f"{k}: {made.get(k)!r} -> {wanted.get(k)!r}" for k in keys if wanted.get(k) != made.get(k)
-        )
+        changes = "; ".join(f"{k}: {made.get(k)!r} -> {wanted.get(k)!r}" for k in keys if wanted.get(k) != made.get(k))
         if changes:
             raise ArtifactError(
                 f"{self.path} was prepared with another dataset section ({changes})",

@@ -90,9 +90,7 @@ def _words(option: Option) -> str:
         case _ if choices := _choices(option):
             words = ", ".join(choices)
         case "array":
-            words = f"list of {_words(option['items'])}" + (
-                ", at least one" if option.get("minItems") else ""
-            )
+            words = f"list of {_words(option['items'])}" + (", at least one" if option.get("minItems") else "")
         case "object":
             words = f"mapping of names to {_words(option['additionalProperties'])}"
         case "string":

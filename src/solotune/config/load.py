@@ -128,9 +128,7 @@ def _extended(extends: Marked | None, problems: list[Problem]) -> list[tuple[str
         if isinstance(item.value, str) and item.value:
             names.append((item.value, item.place))
         else:
-            problems.append(
-                Problem(item.place, "extends: not a file name (allowed: a file, or a list of files)")
-            )
+            problems.append(Problem(item.place, "extends: not a file name (allowed: a file, or a list of files)"))
     return names
 
 

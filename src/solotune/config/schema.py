@@ -81,9 +81,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def hub_id_is_one(self) -> ModelConfig:
         if self.source == "hub" and not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", self.name_or_path):
-            raise ValueError(
-                "name_or_path is no hub id (ORGANISATION/MODEL); a folder on disk needs source: folder"
-            )
+            raise ValueError("name_or_path is no hub id (ORGANISATION/MODEL); a folder on disk needs source: folder")
         return self
 
     @model_validator(mode="after")

@@ -103,11 +103,9 @@ def parse(text: str, source: str, problems: list[Problem], *, numbered: bool = T
         column = error.position - text.rfind("\n", 0, error.position)
         place = Place(source, line + 1, column) if numbered else Place(source)
         raise YamlError(place, f"not valid YAML: control character {error.character:#04x}") from None
-    except ValueError:  # PyYAML hands an escape beyond Unicode to chr()
+    except (ValueError, OverflowError):  # PyYAML hands an escape beyond Unicode to chr()
         mark = loader.get_mark() if loader else None
-        raise YamlError(
-            marker.place(mark), 'not valid YAML: an escape in "..." that is no character'
-        ) from None
+        raise YamlError(marker.place(mark), 'not valid YAML: an escape in "..." that is no character') from None
     except RecursionError:
         raise YamlError(Place(source), "nested too deeply") from None
 
@@ -144,6 +142,12 @@ class _TagError(yaml.MarkedYAMLError):
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or 1.2 would take for something else."""
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # In its other styles PyYAML writes a few control characters so that it reads back others.
+        return self.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 for _kind, _pattern in _CORE.items():
     for _class in (_Loader, _Dumper):

@@ -89,8 +89,12 @@ def _claim(row_id: str, ids: set[str]) -> None:
 
 
 def digest(row: Row) -> bytes:
-    """What a row says, normalised, in 16 bytes. No content holds a NUL, so none can pass for two."""
-    text = "\0".join([f"{m.role}\0{m.content.strip()}" for m in row.messages])
+    """What a row says, normalised, in 16 bytes.
+
+    No content holds a NUL, so none can pass for two; who speaks follows from the number of turns, which is
+    odd with a system message and even without.
+    """
+    text = "\0".join([m.content.strip() for m in row.messages])
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return hashlib.sha256(text.encode()).digest()[:16]

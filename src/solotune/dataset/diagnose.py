@@ -67,9 +67,7 @@ def problem_of_type(error: msgspec.ValidationError) -> RowProblem:
             remedy += "; or say with dataset.columns which keys to read, and the others are left out"
         return RowProblem("unknown_field", f"the key {key} isn't part of a row", at, remedy)
     if what == "Number out of range":
-        return RowProblem(
-            "invalid_json", "a number is out of range", at, "Write numbers that a float can hold"
-        )
+        return RowProblem("invalid_json", "a number is out of range", at, "Write numbers that a float can hold")
     if what.startswith("Invalid enum value"):
         allowed = "train, val, test" if at.endswith(".split") else "system, user, assistant"
         return RowProblem("wrong_type", what.lower().replace("enum ", ""), at, f"Write one of {allowed}")

@@ -22,16 +22,12 @@ REASONS: dict[str, Reason] = {
     "unknown_field": Reason("a key that the contract doesn't have", "Remove it or correct its spelling"),
     "wrong_type": Reason("a value of another type, or none of those allowed", "Write what is expected"),
     "bad_id": Reason("the id isn't 1 to 200 printable characters", "Give the row another id"),
-    "duplicate_id": Reason(
-        "an earlier row, which says something else, has this id", "Give the row another id"
-    ),
+    "duplicate_id": Reason("an earlier row, which says something else, has this id", "Give the row another id"),
     "empty_messages": Reason("there are no messages", "Add the turns, or remove the row"),
     "bad_role_order": Reason(
         "the turns don't alternate", "The order is: system (optional), user, assistant, user, assistant, …"
     ),
-    "last_not_assistant": Reason(
-        "the last turn isn't the assistant's", "Add the answer, or cut what follows it"
-    ),
+    "last_not_assistant": Reason("the last turn isn't the assistant's", "Add the answer, or cut what follows it"),
     "empty_content": Reason("a content is empty or white space only", "Write it, or remove the row"),
     "lone_surrogate": Reason("half a surrogate pair, which no text can hold", "Write the whole character"),
     "nul_character": Reason("a NUL character", "Remove it"),
@@ -50,7 +46,7 @@ NOTES = {
 """What is reported and isn't a row."""
 
 
-class RowProblem(Exception):  # noqa: N818 - it is found in data, nobody made an error
+class RowProblem(Exception):
     """A row that can't be used.
 
     Args:

@@ -41,7 +41,9 @@ class Encoded:
 class ChatEncoder:
     """Tokenizer and chat template of one base model."""
 
-    def __init__(self, tokenizer: dict[str, Any], template: ChatTemplate, stop_ids: frozenset[int], pad_id: int) -> None:
+    def __init__(
+        self, tokenizer: dict[str, Any], template: ChatTemplate, stop_ids: frozenset[int], pad_id: int
+    ) -> None:
         self.template = template
         self.pad_id = pad_id
         self._real = Tokenizer.from_str(json.dumps(tokenizer))
@@ -62,7 +64,9 @@ class ChatEncoder:
         tokenizer = _read_json(model.tokenizer)
         config = _read_json(model.tokenizer_config)
         generation = _read_json(model.generation_config) if model.generation_config.exists() else {}
-        special = {k: _token_text(config[k]) for k in ("bos_token", "eos_token", "pad_token", "unk_token") if config.get(k)}
+        special = {
+            k: _token_text(config[k]) for k in ("bos_token", "eos_token", "pad_token", "unk_token") if config.get(k)
+        }
         ids = {token["content"]: int(token["id"]) for token in tokenizer.get("added_tokens", [])}
         stop = generation.get("eos_token_id") or []
         stop_ids = {stop} if isinstance(stop, int) else set(stop)
@@ -119,7 +123,7 @@ class ChatEncoder:
             expected = self._real.encode(text, add_special_tokens=False).ids
             if self.encode(chat).input_ids != expected:
                 raise ModelError(
-                    "this tokenizer doesn't split text at its control tokens, so contents can't be kept apart from markup",
+                    "this tokenizer doesn't split text at its control tokens, so contents and markup can't be told apart",
                     "This base model can't be used yet",
                 )
 
@@ -215,4 +219,6 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing", "An instruction model brings it; a base model without it can't chat") from None
+        raise ModelError(
+            f"{path} is missing", "An instruction model brings it; a base model without it can't chat"
+        ) from None

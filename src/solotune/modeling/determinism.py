@@ -30,7 +30,8 @@ def start(config: RunConfig) -> None:
         return
     if config.device == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         raise MachineError(
-            "determinism: strict needs CUBLAS_WORKSPACE_CONFIG=:4096:8 before CUDA starts", "Use the `solotune` command"
+            "determinism: strict needs CUBLAS_WORKSPACE_CONFIG=:4096:8 before CUDA starts",
+            "Use the `solotune` command",
         )
     torch.use_deterministic_algorithms(True)
     # On by default in that mode, and it costs bandwidth; it only makes reads of unset memory repeatable.

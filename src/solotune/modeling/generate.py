@@ -18,7 +18,7 @@ def generate(
     prompts: Sequence[list[int]],
     encoder: ChatEncoder,
     config: RunConfig,
-    on_rows: Callable[[int], None] = lambda n: None,
+    on_rows: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """The most likely answer to each prompt, as text up to the stop token.
 
@@ -53,9 +53,7 @@ def generate(
     return [answers[i] for i in range(len(prompts))]
 
 
-def _left_padded(
-    prompts: Sequence[list[int]], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prompts: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(batch, longest) ids and mask; padding on the left, so that every prompt ends where generation begins."""
     longest = max(map(len, prompts))
     ids = [[pad_id] * (longest - len(p)) + p for p in prompts]

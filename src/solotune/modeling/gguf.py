@@ -28,7 +28,7 @@ def convert(gguf: Path, folder: Path) -> None:
     except (ValueError, OSError, NotImplementedError) as error:
         raise ModelError(f"{gguf} can't be read: {error}") from error
     # The file's own name for the model would stand for a path in the saved config.
-    model.config._name_or_path = ""  # noqa: SLF001
+    model.config._name_or_path = ""
     # GGUF knows no such limit, and transformers then takes 1e30 for "no limit".
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(folder)

@@ -37,7 +37,7 @@ def score(
     model: torch.nn.Module,
     rows: Sequence[Encoded],
     config: RunConfig,
-    on_rows: Callable[[int], None] = lambda n: None,
+    on_rows: Callable[[int], None] = lambda _: None,
 ) -> list[RowScore]:
     """Scores rows, several in one forward pass, none seeing another; padding and batch size change nothing.
 
@@ -65,7 +65,10 @@ def score(
         with autocast(config):
             # use_cache=False: with a cache transformers would not see that rows are packed, and they would mix.
             logits = model(
-                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, logits_to_keep=at
+                input_ids=batch["input_ids"],
+                position_ids=batch["position_ids"],
+                use_cache=False,
+                logits_to_keep=at,
             ).logits[0]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets[at], reduction="none").double().cpu()
         start = 0

@@ -1,8 +1,8 @@
 """Adapter into base model, shard by shard: no more memory than the model that was trained and one shard.
 
 A QLoRA adapter is added to the *dequantised* weights that it was trained on, in float32, and stored in 16 bits. PEFT's
-`merge_and_unload` on 4-bit layers quantises the sum again (`peft/tuners/lora/bnb.py`), and a short run's update, smaller
-than half a step of the 4-bit grid, rounds away: the merged model is the base model.
+`merge_and_unload` on 4-bit layers quantises the sum again (`peft/tuners/lora/bnb.py`), and a short run's update,
+smaller than half a step of the 4-bit grid, rounds away: the merged model is the base model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ _ADAPTER = "default"
 
 
 def write_merged(
-    model: peft.PeftModel, base: ModelDir, folder: Path, dtype: str, on_tensors: Callable[[int], None] = lambda n: None
+    model: peft.PeftModel,
+    base: ModelDir,
+    folder: Path,
+    dtype: str,
+    on_tensors: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Writes base + adapter as plain safetensors, with the base's own file layout and config.
 
@@ -85,9 +89,8 @@ def _layers(model: peft.PeftModel) -> dict[str, Any]:
     """Every adapted or quantised layer, by its name in the base model's files."""
     found = {}
     for name, module in model.get_base_model().named_modules():
-        if isinstance(module, LoraLayer):
-            found[name] = module
-        elif isinstance(module, bitsandbytes.nn.Linear4bit) and not name.endswith(".base_layer"):
+        plainly_quantised = isinstance(module, bitsandbytes.nn.Linear4bit) and not name.endswith(".base_layer")
+        if plainly_quantised or isinstance(module, LoraLayer):
             found[name] = module
     return found
 

@@ -104,7 +104,9 @@ class ChatTemplate:
         for i, role in enumerate(roles):
             before, found, text = text.partition(_sentinel(i))
             if not found or _sentinel(i) in text:
-                self._refuse(f"the {role} turn ({i + 1} of {len(roles)}) is {'repeated' if found else 'dropped or moved'}")
+                self._refuse(
+                    f"the {role} turn ({i + 1} of {len(roles)}) is {'repeated' if found else 'dropped or moved'}"
+                )
             if role == "assistant":
                 # What the model is given at inference ends here; the rest of the markup is its own to say.
                 prompt = self.render(messages[:i], add_generation_prompt=True)

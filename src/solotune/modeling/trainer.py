@@ -18,8 +18,8 @@ import torch
 import trl
 from transformers import (
     AutoTokenizer,
-    PrinterCallback,
     PreTrainedModel,
+    PrinterCallback,
     ProgressCallback,
     TrainerCallback,
     TrainerControl,
@@ -118,7 +118,7 @@ def make_sequences(rows: Sequence[Encoded], config: RunConfig) -> list[dict[str,
 
 
 def steps_in_all(sequences: int, config: RunConfig) -> int:
-    """Optimiser steps that upstream makes of so many sequences (`transformers/trainer.py`, `set_initial_training_values`)."""
+    """Optimiser steps that upstream makes (`transformers/trainer.py`, `set_initial_training_values`)."""
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
@@ -187,9 +187,7 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         self._step_start = time.perf_counter()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._seconds_of_step += time.perf_counter() - self._step_start
 
     def on_log(

@@ -70,11 +70,16 @@ def _locked_versions() -> Finding:
     for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]:
         locked.setdefault(package["name"], set()).add(package["version"])
     installed = environment.library_versions()
-    wrong = [f"{n} {v} instead of {'/'.join(sorted(locked[n]))}" for n, v in installed.items() if v not in locked.get(n, v)]
+    wrong = [
+        f"{n} {v} instead of {'/'.join(sorted(locked[n]))}" for n, v in installed.items() if v not in locked.get(n, v)
+    ]
     missing = [n for n in environment.LIBRARIES if n not in installed and n in locked]
     if wrong or missing:
         return Finding(
-            "FAIL", "lock", "; ".join([*wrong, *(f"{n} is missing" for n in missing)]), "Run `scripts/local.sh doctor`"
+            "FAIL",
+            "lock",
+            "; ".join([*wrong, *(f"{n} is missing" for n in missing)]),
+            "Run `scripts/local.sh doctor`",
         )
     return Finding("ok", "lock", f"{len(installed)} libraries as locked (torch {importlib.metadata.version('torch')})")
 
@@ -92,16 +97,26 @@ def _gpu() -> Finding:
     found = environment.gpus()
     if not found:
         return Finding(
-            "warn", "gpu", "nvidia-smi lists none", "Configs with device: cuda will stop; device: cpu ones (smoke) run"
+            "warn",
+            "gpu",
+            "nvidia-smi lists none",
+            "Configs with device: cuda will stop; device: cpu ones (smoke) run",
         )
     card = found[0]
     text = f"{card['name']}, {card['memory']}, driver {card['driver']}"
     if int(card["driver"].split(".")[0]) < _DRIVER:
-        return Finding("FAIL", "gpu", text, f"CUDA 13 needs driver {_DRIVER} or newer; on Windows update the Windows driver")
-    import torch  # noqa: PLC0415, TID253 - only where there is a GPU to ask about
+        return Finding(
+            "FAIL",
+            "gpu",
+            text,
+            f"CUDA 13 needs driver {_DRIVER} or newer; on Windows update the Windows driver",
+        )
+    import torch
 
     if not torch.cuda.is_available():
-        return Finding("FAIL", "gpu", f"{text}, but torch {torch.__version__} can't use it", "Run `scripts/setup_wsl.sh`")
+        return Finding(
+            "FAIL", "gpu", f"{text}, but torch {torch.__version__} can't use it", "Run `scripts/setup_wsl.sh`"
+        )
     if not torch.cuda.is_bf16_supported():
         return Finding("warn", "gpu", f"{text}, without bfloat16", "Set model.dtype: float32, or use a newer card")
     return Finding("ok", "gpu", text)

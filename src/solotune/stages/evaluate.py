@@ -110,7 +110,12 @@ def check_metrics(config: RunConfig) -> None:
 def print_report(report: EvalReport) -> None:
     """The report as a table for people."""
     rows = [
-        ["loss (nats a token)", f"{report.base.loss:.4f}", f"{report.adapter.loss:.4f}", _shown(report, "loss")],
+        [
+            "loss (nats a token)",
+            f"{report.base.loss:.4f}",
+            f"{report.adapter.loss:.4f}",
+            _shown(report, "loss"),
+        ],
         ["perplexity", f"{report.base.perplexity:.4g}", f"{report.adapter.perplexity:.4g}", ""],
     ]
     for name in report.adapter.metrics:
@@ -125,7 +130,8 @@ def _held_out(config: RunConfig, manifest: RunManifest, split: Split) -> list[Ro
     splits = SplitsDir(Path(config.dataset.splits_dir))
     if splits.open(config.dataset).outputs != manifest.splits:
         raise ArtifactError(
-            f"{splits.path} isn't what the run was trained on", "Prepare the data it was trained on, or train again"
+            f"{splits.path} isn't what the run was trained on",
+            "Prepare the data it was trained on, or train again",
         )
     rows = list(read_rows(splits.split(split)))[: config.evaluation.max_examples]
     if not rows:

@@ -96,7 +96,9 @@ def _export_merged(
         proof = _merge(config, run_dir, base, rows, folder)
         (folder / base.chat_template.name).write_text(encoder.template.source, encoding="utf-8")
         # Read back from the disk, without quantisation, as whoever serves it will.
-        plain = load_plain_model(str(folder), config.export.merge_dtype, config.device, config.model.attn_implementation)
+        plain = load_plain_model(
+            str(folder), config.export.merge_dtype, config.device, config.model.attn_implementation
+        )
         with Progress("merged: scoring", len(rows), "rows") as bar:
             merged_loss = loss(score(plain, rows, config, on_rows=bar.advance))
         del plain
@@ -109,7 +111,14 @@ def _export_merged(
         }
         table(
             ["", "base", "adapter", "merged"],
-            [["loss (nats a token)", f"{proof.base_loss:.4f}", f"{proof.adapter_loss:.4f}", f"{merged_loss:.4f}"]],
+            [
+                [
+                    "loss (nats a token)",
+                    f"{proof.base_loss:.4f}",
+                    f"{proof.adapter_loss:.4f}",
+                    f"{merged_loss:.4f}",
+                ]
+            ],
             f"the merged model, read back from disk, on {len(rows)} held-out rows",
         )
         refuse_unfaithful(proof.base_loss, proof.adapter_loss, merged_loss, config.export.max_loss_difference)
@@ -150,7 +159,9 @@ def _proof_rows(config: RunConfig, manifest: RunManifest, encoder: ChatEncoder) 
         raise ArtifactError(f"{splits.path} isn't what the run was trained on", "Prepare that data again")
     rows = [encoder.encode(r.messages) for r in read_rows(splits.split(config.evaluation.split))]
     if not rows:
-        raise DataError(f"{splits.split(config.evaluation.split)} is empty: a merge can't be proven without held-out rows")
+        raise DataError(
+            f"{splits.split(config.evaluation.split)} is empty: a merge can't be proven without held-out rows"
+        )
     return rows[: config.export.proof_examples]
 
 
@@ -195,7 +206,12 @@ def _figures(report: EvalReport | None) -> Sequence[str]:
         f"| {name} | {report.base.metrics[name].value:.3f} | {summary.value:.3f} |"
         for name, summary in report.adapter.metrics.items()
     ]
-    head = [f"## Measured on {report.split} ({report.examples} rows)", "", "| | base | adapter |", "|---|---|---|"]
+    head = [
+        f"## Measured on {report.split} ({report.examples} rows)",
+        "",
+        "| | base | adapter |",
+        "|---|---|---|",
+    ]
     return [*head, *rows, ""]
 
 

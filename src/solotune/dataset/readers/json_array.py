@@ -35,9 +35,7 @@ def read(path: Path, name: str) -> Iterator[RawRecord]:
     with open_bytes(path) as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise DataError(
-            f"{name} has more than {MAX_FILE_BYTES:,} bytes", "Write it as .jsonl: that is streamed"
-        )
+        raise DataError(f"{name} has more than {MAX_FILE_BYTES:,} bytes", "Write it as .jsonl: that is streamed")
     if data.startswith(BOM):
         yield RawRecord(name, 1, 0, BOM, note="bom")
     line, seen = 1, 0
@@ -75,9 +73,7 @@ def _elements(data: bytes, name: str) -> Iterator[tuple[int, int]]:
         start = token.end()
         if depth == 0:
             if mark != b"]" or _after_spaces(data, start) < len(data):
-                raise DataError(
-                    f"{name} isn't one array: it ends at byte {start:,}", "Repair or cut what follows"
-                )
+                raise DataError(f"{name} isn't one array: it ends at byte {start:,}", "Repair or cut what follows")
             return
     raise DataError(f"{name} ends inside its array", "The file may have been cut: copy it again")
 

@@ -21,8 +21,8 @@ def read(path: Path, name: str) -> Iterator[RawRecord]:
         DataError: not a Parquet file, or a damaged one.
     """
     # pyarrow takes a quarter of a second to import; only those who have Parquet files pay for it.
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet
 
     number = 0
     try:
