@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # The golden path on a GPU: configs/sft_qlora.yaml on a random 8B model, memory capped at 23 GiB of the card.
 # Run in the root of a checkout; `python3` must hold what pyproject.toml asks for. Writes what it saw to $OUT.
-#   usage: OUT=folder gpu_golden_path.sh TOKENIZER_FOLDER first|second
+#   usage: OUT=folder gpu_golden_path.sh TOKENIZER_FOLDER first|second [--set KEY=VALUE …]
 # first: make the model, fetch … export. second: the same training again, and once more stopped and resumed.
 set -euo pipefail
 tokenizer=$1
 part=$2
+shift 2
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 capped() { python3 -P benchmarks/capped.py 23 "$@"; }
 given=(--config configs/sft_qlora.yaml --set model.source=folder --set model.name_or_path=models/random-8b --set model.revision=null
-    --set training.eval_steps=6 --set training.save_steps=4 --set evaluation.max_new_tokens=32 --set evaluation.max_examples=48)
+    --set training.eval_steps=6 --set training.save_steps=4 --set evaluation.max_new_tokens=32 --set evaluation.max_examples=48 "$@")
 clock() { printf '%s s\n' "$SECONDS"; }
 hashes() { sha256sum runs/*/adapter/adapter_model.safetensors; }
 
@@ -40,8 +41,9 @@ else
     clock
     python3 -P scripts/train_sft.py "${given[@]}" &
     pid=$!
-    sleep 20
-    until grep -qs '"step": 6' "$(find runs -name metrics.jsonl | sort | tail -n 1)"; do sleep 0.2; done
+    until (($(find runs -name metrics.jsonl | wc -l) == 3)) && grep -qs '"step": 6' "$(find runs -name metrics.jsonl | sort | tail -n 1)"; do
+        sleep 0.2
+    done
     kill -TERM "$pid"
     wait "$pid" || echo "stopped with exit code $?"
     python3 -P scripts/train_sft.py --resume latest

@@ -13,9 +13,9 @@ that tool. Both halves have a position in the tables below. The two positions ar
 of the sum decides where the pair may occur (`HELD_OUT`): 2 or 7 in test only, 4 in val only, any other in
 training.
 
-A refused command has no call. The thing named (an owner of other rooms, an unknown device, a chore) goes by the last digit of
-its position in its own table, so what is unknown in val and test is unknown in training too. A value out of
-range goes by (tool, value): its position and the tool's, added up.
+A refused command has no call. An unknown device or a chore goes by the last digit of its position in its own
+table, so what is unknown in val and test is unknown in training too. An unknown room goes by (tool, room) as
+a known one does, and a value out of range by (tool, value): both positions added up.
 
 Training rows hold training pairs only. Each row of val or test ends in an answer with at least one pair that
 is held out for it; its other pairs, if any, are training pairs or held out for the same split. Each of its
@@ -36,8 +36,8 @@ SEED = 20261122
 HELD_OUT = {2: "test", 7: "test", 4: "val"}
 ROWS = {
     "train": {"single": 520, "multi_step": 150, "refusal": 220, "multi_turn": 110},
-    "val": {"single": 30, "multi_step": 9, "refusal": 12, "multi_turn": 7},
-    "test": {"single": 60, "multi_step": 18, "refusal": 24, "multi_turn": 14},
+    "val": {"single": 21, "multi_step": 6, "refusal": 8, "multi_turn": 5},
+    "test": {"single": 42, "multi_step": 12, "refusal": 16, "multi_turn": 10},
 }
 MAX_WORDS = 20
 
@@ -68,11 +68,8 @@ DURATIONS = {
     "an hour and a half": 90,
 }
 
-OWNERS = (  # whose rooms are not of this house: a bare unknown room would be hard to tell from a known one
-    "neighbor's", "dentist's", "teacher's", "mayor's", "landlord's", "baker's", "butcher's", "plumber's",
-    "doctor's", "lawyer's", "pilot's", "gardener's", "painter's", "tailor's", "barber's", "singer's",
-    "farmer's", "waiter's", "banker's", "sailor's", "judge's", "driver's", "nurse's", "actor's", "dancer's",
-    "priest's", "hunter's", "miner's", "cook's", "king's",
+UNKNOWN_ROOMS = (  # rooms that houses have, but not this one
+    "castle", "lighthouse", "stable", "chapel", "dungeon", "igloo", "barn", "windmill", "palace", "tent",
 )  # fmt: skip
 UNKNOWN_DEVICES = (
     "helicopter", "tractor", "spaceship", "rocket", "steam engine", "time machine", "bulldozer", "submarine",
@@ -91,7 +88,8 @@ CHORES = (
     "call the police",
 )  # fmt: skip
 BEYOND_SENSE = (
-    "minus 5", "minus 10", "minus 15", "minus 20", "minus 30", "minus 40", "minus 50", "minus 60", "minus 70", "minus 80",
+    "minus 5", "minus 10", "minus 15", "minus 20", "minus 30",
+    "minus 40", "minus 50", "minus 60", "minus 70", "minus 80",
     "2 thousand", "3 thousand", "4 thousand", "5 thousand", "6 thousand",
     "7 thousand", "8 thousand", "9 thousand", "10 thousand", "20 thousand",
 )  # fmt: skip
@@ -349,11 +347,8 @@ MORE_OR_LESS = {
     "set_volume": ("make it a bit louder, {value}", "make it a bit quieter, {value}"),
 }
 
-SYSTEMS = (
-    "You control a house. Answer with one JSON tool call.",
-    "Turn the spoken command into one JSON tool call.",
-)
-SYSTEM_SHARE = 0.15
+SYSTEMS = ("You control a house.", "Answer with one tool call.")
+SYSTEM_SHARE = 0.85  # without one, the base model's template puts in its own, four times as long
 POLITE_SHARE = 0.5
 
 
@@ -480,9 +475,10 @@ def refusal(draw: Draw, split: str, reason: str) -> tuple[Turns, list[str]]:
 
 
 def refused_room(draw: Draw, split: str) -> str:
-    """What is asked for is fine; only the room is in somebody else's house."""
+    """What is asked for is fine; only the room is none of this house."""
     command = draw_command(draw, draw.one(ROOM_TOOLS), [split])
-    return command.text.replace(command.first, f"{draw.one(members(OWNERS, split))} {command.first}")
+    room = draw.one(members(UNKNOWN_ROOMS, split, offset=ROOM_TOOLS.index(command.tool)))
+    return command.text.replace(command.first, room)
 
 
 def refused_value(draw: Draw, split: str) -> str:
