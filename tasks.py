@@ -1,6 +1,6 @@
 """The golden path: `invoke --list` is its table of contents.
 
-Needs only invoke. Runs stages in this Python when SOLOTUNE_RUNTIME=local; scripts/local.sh makes the Python and sets it.
+Needs only invoke. Runs stages in this Python when SOLOTUNE_RUNTIME=local, which scripts/local.sh sets.
 """
 
 from __future__ import annotations

@@ -41,6 +41,14 @@ def test_a_wrong_key_is_one_line_and_exit_code_2_and_nothing_is_written(
     assert sorted(Path().rglob("*")) == before
 
 
+def test_a_metric_that_doesnt_exist_shows_before_anything_runs(
+    small_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_experiment.write_text(small_experiment.read_text().replace("exact_match", "exakt_match"))
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    assert "evaluation.metrics: there is no metric 'exakt_match' (there are: contains," in capsys.readouterr().err
+
+
 def test_a_missing_config_is_one_line(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--config", "configs/none.yaml"]) == 2
     assert "configs/none.yaml" in capsys.readouterr().err
@@ -54,6 +62,12 @@ def test_a_missing_config_is_one_line(workspace: Path, capsys: pytest.CaptureFix
         (Interrupted("saved at step 3", 143), 143, "saved at step 3"),
         (OSError(28, "No space left on device", "runs/x"), 2, "runs/x: the disk is full"),
         (PermissionError(13, "Permission denied", "runs/x"), 2, "no permission"),
+        (
+            RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file: file write failed"),
+            2,
+            "disk is full",
+        ),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), 2, "the GPU's memory is full"),
         (RuntimeError("oops"), 1, "fault in solotune"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from solotune import __version__
 from solotune.console import as_started
-from solotune.errors import Interrupted, SolotuneError
+from solotune.errors import ConfigError, Interrupted, SolotuneError
 
 if TYPE_CHECKING:
     from solotune.config.schema import RunConfig
@@ -43,18 +43,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             _complain(f"error: {line}")
         return error.exit_code
-    except OSError as error:
-        if arguments.debug or error.errno not in _DISK_TROUBLE:
-            raise
-        _complain(f"error: {error.filename or 'writing'}: {_DISK_TROUBLE[error.errno]}")
-        return 2
     except Exception as error:
         if arguments.debug:
             raise
+        if (trouble := _trouble(error)) is not None:
+            _complain(f"error: {trouble}")
+            return 2
         _complain(f"error: {type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0])
         _complain("This looks like a fault in solotune; run it again with --debug and report what it prints")
         return 1
     return 0
+
+
+def _trouble(error: Exception) -> str | None:
+    """What a user can do about an error of the machine; None for one that isn't."""
+    if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+        return f"{error.filename or 'writing'}: {_DISK_TROUBLE[error.errno]}"
+    # torch and safetensors write with their own code, and name the cause in words.
+    if any(words in str(error) for words in ("No space left on device", "os error 28", "file write failed")):
+        return f"writing: {_DISK_TROUBLE[errno.ENOSPC]}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the GPU's memory is full. `invoke plan` says what needs how much; "
+            "lower training.per_device_train_batch_size or training.max_length, or close what else uses the GPU"
+        )
+    return None
 
 
 _DISK_TROUBLE = {
@@ -143,7 +156,24 @@ def _doctor(arguments: Arguments) -> None:
 def _config(arguments: Arguments) -> RunConfig:
     from solotune.config.load import load
 
-    return load(Path(arguments.config), arguments.set)
+    config = load(Path(arguments.config), arguments.set)
+    _check_metrics(config)
+    return config
+
+
+def _check_metrics(config: RunConfig) -> None:
+    """The schema can't know the metrics, which lie above it; a wrong name shows here, not after the training."""
+    from solotune.metrics import METRICS
+
+    by_tag = {f"metrics_by_tag.{tag}": names for tag, names in config.evaluation.metrics_by_tag.items()}
+    problems = [
+        f"evaluation.{key}: there is no metric {name!r} (there are: {', '.join(sorted(METRICS))})"
+        for key, names in {"metrics": config.evaluation.metrics, **by_tag}.items()
+        for name in names
+        if name not in METRICS
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _config_of_run(wanted: str) -> RunConfig:

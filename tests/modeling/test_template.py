@@ -78,3 +78,17 @@ def test_templates_run_in_a_sandbox() -> None:
 def test_generation_markers_are_let_through() -> None:
     marked = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     assert template(marked).render([{"role": "user", "content": "x"}]) == "x"
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3", "llama3_1", "gemma3", "phi3", "cohere2", "glm4moe"]
+)
+def test_templates_of_well_known_models_can_be_taken_apart(name: str) -> None:
+    """Those that TRL ships; contents keep their order, and each assistant turn begins where its prompt ends."""
+    import importlib.resources
+
+    source = importlib.resources.files("trl").joinpath("chat_templates", f"{name}.jinja").read_text(encoding="utf-8")
+    for roles in (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user", "assistant")):
+        pieces = template(source).pieces(roles)
+        slots = [(p.text.message, p.is_reply) for p in pieces if isinstance(p.text, Slot)]
+        assert slots == [(i, role == "assistant") for i, role in enumerate(roles)]

@@ -66,6 +66,27 @@ def test_accumulation_weights_the_loss_by_token(tiny_model: Path, tmp_path: Path
     assert at_once.state.log_history[0]["loss"] == pytest.approx(in_parts.state.log_history[0]["loss"], abs=1e-4)
 
 
+def test_the_loss_on_a_cpu_is_upstreams_loss(tiny_model: Path, tmp_path: Path) -> None:
+    import trl
+
+    from solotune.modeling.packing import collate, join
+
+    trainer = trained(tiny_model, tmp_path / "a", make_config(model=FLOAT32))
+    trainer.model.train()
+    found = []
+    for compute_loss in (trainer.compute_loss, lambda *a, **k: trl.SFTTrainer.compute_loss(trainer, *a, **k)):
+        batch = collate([join(rows()[:3]), join(rows()[3:5])], pad_id=0)
+        if found:
+            batch.pop("real_tokens")
+        trainer.model.zero_grad()
+        value = compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(77))
+        value.backward()
+        gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad])
+        found.append((float(value), gradients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
+
+
 def test_adapters_stay_in_float32_on_a_quantised_model(tiny_model: Path, tmp_path: Path) -> None:
     trainer = trained(tiny_model, tmp_path / "a", make_config(quantization={}))
     kinds = {p.dtype for p in trainer.model.parameters() if p.requires_grad}

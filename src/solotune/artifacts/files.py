@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from solotune.console import Progress
 from solotune.errors import ArtifactError
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -145,9 +146,13 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
     """A record of every file below `folder`, by its path relative to it, in order."""
-    return {
-        file.relative_to(folder).as_posix(): FileRecord.of(file) for file in sorted(folder.rglob("*")) if file.is_file()
-    }
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    with Progress(f"hashing {folder.name.removeprefix(_STAGED)}", len(files), "files") as bar:
+        records = {}
+        for file in files:
+            records[file.relative_to(folder).as_posix()] = FileRecord.of(file)
+            bar.advance()
+    return records
 
 
 def differing_files(folder: Path, files: dict[str, FileRecord], *, hashes: bool) -> list[str]:

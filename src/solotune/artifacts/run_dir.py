@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from solotune.artifacts.files import FileRecord, differing_files, read_record, write_json, write_text
+from solotune.config.schema import Split
 from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -209,6 +210,12 @@ class RunDir:
                 "Train again; a copy may have gone wrong",
             )
         return manifest, manifest.outcome
+
+    def report_paths(self, split: Split | None) -> tuple[Path, Path]:
+        """Where report and predictions lie; a split that isn't the config's has its name in theirs."""
+        if split is None:
+            return self.eval_report, self.predictions
+        return self.path / f"eval_report.{split}.json", self.path / f"predictions.{split}.jsonl"
 
     def report(self) -> EvalReport | None:
         """eval_report.json, or None when the run wasn't evaluated yet."""

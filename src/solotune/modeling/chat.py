@@ -123,7 +123,7 @@ class ChatEncoder:
             expected = self._real.encode(text, add_special_tokens=False).ids
             if self.encode(chat).input_ids != expected:
                 raise ModelError(
-                    "this tokenizer doesn't split text at its control tokens, so contents and markup can't be told apart",
+                    "this tokenizer doesn't split text at its control tokens, so markup and contents would mix",
                     "This base model can't be used yet",
                 )
 

@@ -27,7 +27,7 @@ from solotune.config.schema import RunConfig, Split
 from solotune.console import Progress, say, stage, table
 from solotune.dataset.contract import Row
 from solotune.dataset.stored import read_rows
-from solotune.errors import ArtifactError, ConfigError, DataError
+from solotune.errors import ArtifactError, DataError
 from solotune.metrics import METRICS
 from solotune.modeling import determinism
 from solotune.modeling.base_model import load_base_model
@@ -50,7 +50,7 @@ class _Measured:
 
 
 def run(wanted: str, split: Split | None = None) -> EvalReport:
-    """Measures a finished run; overwrites nothing but an older report of the same run.
+    """Measures a finished run. Measuring again replaces the report; another split has files of its own.
 
     Args:
         wanted: run id, unique prefix, or `latest`.
@@ -64,7 +64,6 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
         run_dir = RunDir.find(RUNS, wanted)
         manifest, outcome = run_dir.finished()
         config = load(run_dir.config)
-        check_metrics(config)
         determinism.start(config)
         split = split or config.evaluation.split
         rows = _held_out(config, manifest, split)
@@ -90,21 +89,14 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
             adapter_files=outcome.adapter,
             seconds=round(time.monotonic() - start, 1),
         )
-        write_jsonl(run_dir.predictions, _predictions(rows, measured))
-        write_json(run_dir.eval_report, report)
+        report_path, predictions_path = run_dir.report_paths(None if split == config.evaluation.split else split)
+        report_path.unlink(missing_ok=True)  # no moment shows new answers beside an old report
+        write_jsonl(predictions_path, _predictions(rows, measured))
+        write_json(report_path, report)
         print_report(report)
-        say(f"every answer: {run_dir.predictions}")
+        say(f"every answer: {predictions_path}")
         say(f"next: invoke export --run {run_dir.run_id} --merge")
     return report
-
-
-def check_metrics(config: RunConfig) -> None:
-    """Raises ConfigError for a metric that doesn't exist."""
-    named = {name for names in config.evaluation.metrics_by_tag.values() for name in names}
-    unknown = sorted(({*config.evaluation.metrics} | named) - METRICS.keys())
-    if unknown:
-        known = ", ".join(sorted(METRICS))
-        raise ConfigError([f"evaluation: there is no metric {name!r} (there are: {known})" for name in unknown])
 
 
 def print_report(report: EvalReport) -> None:
