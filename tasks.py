@@ -65,7 +65,7 @@ def pipeline(c: Context, config: str, set: list[str]) -> None:
 
 @task
 def smoke(c: Context) -> None:
-    """The whole chain on configs/smoke.yaml: small, real, on a CPU, offline."""
+    """The whole chain, small and real: configs/smoke.yaml, on a CPU."""
     _solotune("pipeline", "--config", "configs/smoke.yaml")
 
 
@@ -90,7 +90,7 @@ def test(c: Context, k: str = "", slow: bool = False) -> None:
 
 @task
 def lint(c: Context) -> None:
-    """ruff, mypy, import rules, shellcheck, yamllint, lock."""
+    """ruff, mypy, import rules, shellcheck, yamllint."""
     bin_ = Path(sys.executable).parent
     shells = [str(p) for p in (*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run")]
     for command in (
@@ -109,7 +109,7 @@ def lint(c: Context) -> None:
 
 @task(help={"yes": "really delete"})
 def clean(c: Context, yes: bool = False) -> None:
-    """Say what could be deleted (runs, splits, models); delete it with --yes."""
+    """Say which runs, splits and models there are; --yes deletes them."""
     folders = [p for p in (ROOT / "runs", ROOT / "data" / "splits", ROOT / "models") if p.is_dir() and any(p.iterdir())]
     for folder in folders:
         print(f"{'deleting' if yes else 'would delete'} {folder.relative_to(ROOT)}/")

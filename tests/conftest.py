@@ -21,7 +21,8 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 def clean_environ() -> Iterator[None]:
     """Each test begins and ends with the same environment variables, offline."""
     before = dict(os.environ)
-    os.environ.pop("HF_TOKEN", None)
+    for name in ("HF_TOKEN", "SOLOTUNE_COMMAND", "SOLOTUNE_MODELS", "CUDA_VISIBLE_DEVICES"):
+        os.environ.pop(name, None)
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", CUBLAS_WORKSPACE_CONFIG=":4096:8")
     yield
     os.environ.clear()

@@ -60,11 +60,14 @@ def test_a_broken_one_is_set_aside_and_the_one_before_is_taken(
 def test_a_save_that_fails_leaves_the_others_and_nothing_else(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     save(checkpoints, 2)
-    failing = checkpoints.saving(4)
-    ((failing.__enter__()) / "adapter_model.safetensors").write_bytes(b"half")
-    full = OSError("the disk is full")
+
+    def save_on_a_full_disk() -> None:
+        with checkpoints.saving(4) as folder:
+            (folder / "adapter_model.safetensors").write_bytes(b"half")
+            raise OSError("the disk is full")
+
     with pytest.raises(OSError, match="disk"):
-        failing.__exit__(OSError, full, None)
+        save_on_a_full_disk()
     assert [p.name for p in checkpoints.folder.iterdir()] == ["step-000002"]
 
 

@@ -82,7 +82,7 @@ def test_the_loss_on_a_cpu_is_upstreams_loss(tiny_model: Path, tmp_path: Path) -
         value = compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(77))
         value.backward()
         gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad])
-        found.append((float(value), gradients))
+        found.append((value.item(), gradients))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
 

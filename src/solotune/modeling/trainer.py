@@ -114,8 +114,8 @@ class AdapterTrainer(trl.SFTTrainer):
 def _loss_on_cpu(model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items: Any) -> torch.Tensor:
     """What upstream's fused output head computes, on the labelled positions alone.
 
-    Upstream skips the others on a GPU only (`trl/trainer/utils.py`, `_fused_forward`), and on a CPU a small model spends
-    a third of its step in the head.
+    Upstream skips the others on a GPU only (`trl/trainer/utils.py`, `_fused_forward`); on a CPU a small model spends a
+    third of its step in the head.
     """
     targets = inputs["labels"][:, 1:]
     at = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)
