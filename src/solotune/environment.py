@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def prepare_process(*, device: str, online: bool = False) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+    if not sys.stdout.isatty():
+        settings["TQDM_DISABLE"] = "1"  # bars are for terminals; a log would get a line for each of their moves
     os.environ.update(settings)
     _quiet_upstream()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

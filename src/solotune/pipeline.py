@@ -72,31 +72,28 @@ def _print_summary(run_dir: RunDir, seconds: float) -> None:
     record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
     assert report is not None
     merged = record.artefacts["merged"].measured
-    rows = [
-        [
-            "loss (nats a token)",
-            f"{report.base.loss:.4f}",
-            f"{report.adapter.loss:.4f}",
-            f"{merged['loss']:.4f}",
-        ],
-        [
-            "perplexity",
+    same_rows = record.examples == report.examples
+    figures = {
+        "loss (nats a token)": (f"{report.base.loss:.4f}", f"{report.adapter.loss:.4f}", f"{merged['loss']:.4f}"),
+        "perplexity": (
             f"{report.base.perplexity:.4g}",
             f"{report.adapter.perplexity:.4g}",
             f"{merged['perplexity']:.4g}",
-        ],
-    ]
+        ),
+    }
     for name, summary in report.adapter.metrics.items():
-        rows.append([name, f"{report.base.metrics[name].value:.3f}", f"{summary.value:.3f}", ""])
-    proven = f"merged: {record.examples} of them, read back from disk"
-    table(
-        ["", "base", "adapter", "merged"],
-        rows,
-        f"{report.examples} held-out rows of {report.split} ({proven})",
-    )
+        figures[name] = (f"{report.base.metrics[name].value:.3f}", f"{summary.value:.3f}", "")
+    columns = ["base", "adapter", "merged"][: 3 if same_rows else 2]
+    rows = [[name, *values[: len(columns)]] for name, values in figures.items()]
+    table(["", *columns], rows, f"{report.examples} held-out rows of {report.split}")
+    if not same_rows:
+        say(
+            f"  merged: loss {merged['loss']:.4f} beside the adapter's {merged['adapter_loss']:.4f}, "
+            f"on {record.examples} of them"
+        )
     say()
     say(f"  adapter       {run_dir.export / 'adapter'}")
-    say(f"  merged model  {run_dir.export / 'merged'}")
+    say(f"  merged model  {run_dir.export / 'merged'} (read back from disk to be measured)")
     say(f"  answers       {run_dir.predictions}")
     say(f"  all figures   {run_dir.eval_report}, {run_dir.export_record}")
     say(f"  took          {duration(seconds)}")

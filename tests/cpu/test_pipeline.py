@@ -102,6 +102,14 @@ def test_two_runs_of_one_config_give_the_same_adapter_and_so_does_a_resumed_one(
         (x["step"], x.get("loss"), x.get("eval_loss")) for x in whole
     ]
     assert second.finished()[1].tokens == first.finished()[1].tokens
+
+    # As a kill between the last checkpoint and the adapter leaves it.
+    shutil.rmtree(second.adapter)
+    manifest = json.loads(second.manifest_path.read_text())
+    second.manifest_path.write_text(json.dumps({**manifest, "outcome": None}))
+    run("train", "--resume", B)
+    assert sha256_file(second.adapter / "adapter_model.safetensors") == adapter
+    assert second.finished()[1].eval_loss == first.finished()[1].eval_loss
     assert json.loads(second.manifest_path.read_text())["resumes"][0]["from_step"] == 4
 
 
@@ -172,3 +180,28 @@ def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
     assert cli.main(["export", "--run", A, "--merge"]) == 2
     assert "behaves like the base model" in capsys.readouterr().err
     assert not (Path("runs") / A / "export").exists()
+
+
+def test_without_val_rows_nothing_is_evaluated_on_the_way(prepared: Path) -> None:
+    prepared.write_text(prepared.read_text().replace("val_fraction: 0.15", "val_fraction: 0.0"))
+    run("prepare", "--config", "small.yaml", "--replace")
+    run("train", "--config", "small.yaml", "--run-id", A, "--set", "training.max_steps=3")
+    outcome = RunDir(Path("runs") / A).finished()[1]
+    assert outcome.eval_loss is None
+    assert outcome.steps == 3
+
+
+def test_target_modules_that_the_model_lacks_are_named(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--set", "lora.target_modules=[q_proj, c_attn]")
+    assert cli.main(["train", "--config", "small.yaml", *given]) == 2
+    assert "no linear layer named c_attn. It has down_proj, " in capsys.readouterr().err
+
+
+def test_another_split_has_a_report_of_its_own(prepared: Path) -> None:
+    run("train", "--config", "small.yaml", "--run-id", A, "--set", "training.max_steps=1")
+    run("evaluate", "--run", A)
+    run("evaluate", "--run", A, "--split", "val")
+    folder = Path("runs") / A
+    assert json.loads((folder / "eval_report.json").read_text())["split"] == "test"
+    assert json.loads((folder / "eval_report.val.json").read_text())["split"] == "val"
+    assert (folder / "predictions.val.jsonl").is_file()

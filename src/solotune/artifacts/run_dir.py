@@ -38,6 +38,17 @@ class Outcome(msgspec.Struct, frozen=True):
     """Files of adapter/."""
 
 
+class SplitFacts(msgspec.Struct, frozen=True):
+    """What a run saw of a split."""
+
+    rows: int
+    rows_too_long: list[str]
+    """Ids of the rows that the length policy left out."""
+    tokens: int
+    trained_tokens: int
+    """Tokens with a label."""
+
+
 class RunManifest(msgspec.Struct, frozen=True):
     """What made this run. `outcome` is null until training has finished."""
 
@@ -55,8 +66,10 @@ class RunManifest(msgspec.Struct, frozen=True):
     base_model_dir: str
     environment: dict[str, Any]
     """git commit and diff, lock hash, image digest, GPU, driver, WSL or not, library versions, threads."""
-    data: dict[str, Any]
-    """Rows, tokens and rows left out by the length policy."""
+    template_sha256: str
+    """Of the chat template."""
+    data: dict[str, SplitFacts]
+    """By split."""
     resumes: list[dict[str, Any]] = []
     """A line for each resume: when, from which step, which checkpoints were set aside."""
     outcome: Outcome | None = None

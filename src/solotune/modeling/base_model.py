@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import AbstractContextManager
 
 import torch
-import transformers
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from solotune.artifacts.model_dir import ModelDir
@@ -24,8 +22,6 @@ def load_base_model(model: ModelDir, config: RunConfig) -> PreTrainedModel:
         ModelError: the model wants its own code run, or isn't a causal language model that transformers knows.
     """
     _refuse_remote_code(model)
-    if not sys.stdout.isatty():
-        transformers.logging.disable_progress_bar()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             model.path,

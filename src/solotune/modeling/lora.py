@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import LoraConfig, ModelConfig
+from solotune.errors import ModelError
 from solotune.modeling.chat import ChatEncoder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -31,6 +32,19 @@ def peft_config(lora: LoraConfig, model: ModelConfig) -> peft.LoraConfig:
         base_model_name_or_path=model.name_or_path,
         revision=model.revision,
     )
+
+
+def check_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
+    """Raises ModelError when a module that the adapter should go to isn't a linear layer of this model."""
+    if isinstance(lora.target_modules, str):
+        return
+    linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    unknown = sorted(set(lora.target_modules) - linear)
+    if unknown:
+        raise ModelError(
+            f"lora.target_modules: this model has no linear layer named {', '.join(unknown)}",
+            f"It has {', '.join(sorted(linear - {'lm_head'}))}",
+        )
 
 
 def keep_float32(model: torch.nn.Module) -> None:

@@ -36,7 +36,7 @@ from solotune.console import Progress
 from solotune.errors import Interrupted, ModelError
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
-from solotune.modeling.lora import keep_float32, peft_config, save_adapter
+from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
 from solotune.modeling.packing import collate, join, pack
 
 
@@ -63,12 +63,14 @@ class AdapterTrainer(trl.SFTTrainer):
         # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
         self._counts = torch.zeros(2, dtype=torch.int64, device=model.device)
         sequences = make_sequences(train_rows, config)
+        evaluates = bool(config.training.eval_steps and val_rows)
+        check_targets(model, config.lora)
         super().__init__(
             model=model,
-            args=sft_config(config, run),
+            args=sft_config(config, run, evaluates=evaluates),
             train_dataset=datasets.Dataset.from_list(sequences),
             # Upstream wants one to evaluate at all; evaluate() below reads val_rows.
-            eval_dataset=datasets.Dataset.from_list(sequences[:1]) if _evaluates(config, val_rows) else None,
+            eval_dataset=datasets.Dataset.from_list(sequences[:1]) if evaluates else None,
             processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
             data_collator=partial(collate, pad_id=pad_id),
             peft_config=peft_config(config.lora, config.model),
@@ -145,7 +147,7 @@ def steps_in_all(sequences: int, config: RunConfig) -> int:
     return math.ceil(training.num_train_epochs * max(1, math.ceil(batches / training.gradient_accumulation_steps)))
 
 
-def sft_config(config: RunConfig, run: RunDir) -> trl.SFTConfig:
+def sft_config(config: RunConfig, run: RunDir, *, evaluates: bool) -> trl.SFTConfig:
     """The training section as upstream's arguments, and what is fixed for every run."""
     training = config.training
     ours = {"packing", "save_total_limit", "eval_steps", "activation_checkpointing"}
@@ -164,18 +166,14 @@ def sft_config(config: RunConfig, run: RunDir) -> trl.SFTConfig:
         packing=False,  # rows arrive packed
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,  # position_ids tell rows apart
-        eval_strategy="steps" if training.eval_steps else "no",
-        eval_steps=training.eval_steps or None,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=training.eval_steps if evaluates else None,
         save_strategy="steps",
         logging_nan_inf_filter=False,  # upstream's default hides a loss that isn't a number
         dataloader_pin_memory=False,  # WSL2 pins little memory, and fails beyond (microsoft/WSL#8447)
         report_to=[],
         disable_tqdm=True,
     )
-
-
-def _evaluates(config: RunConfig, val_rows: Sequence[Encoded]) -> bool:
-    return bool(config.training.eval_steps and val_rows)
 
 
 class MetricsLog(TrainerCallback):

@@ -13,13 +13,13 @@ import torch
 
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.files import atomic_folder, record_files, remove_staged, sha256_text
+from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, sha256_text
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest, SplitFacts
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig, Split
-from solotune.console import duration, safe, say, stage, warn
+from solotune.console import Progress, duration, safe, say, stage, warn
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, ConfigError, DataError, Interrupted
 from solotune.modeling import determinism
@@ -36,10 +36,12 @@ class _Inputs:
     """What training reads, proven to be whole and to fit together."""
 
     base: ModelDir
+    base_files: dict[str, FileRecord]
+    split_files: dict[str, FileRecord]
     encoder: ChatEncoder
     train: list[Encoded]
     val: list[Encoded]
-    facts: dict[str, Any]
+    facts: dict[str, SplitFacts]
 
 
 def run(config: RunConfig, run_id: str | None = None) -> RunDir:
@@ -106,23 +108,23 @@ def _read_inputs(config: RunConfig) -> _Inputs:
     train, train_facts = _encode(splits_dir, "train", encoder, config)
     if not train:
         raise DataError(f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints")
-    val, val_facts = _encode(splits_dir, "val", encoder, config) if config.training.eval_steps else ([], {})
-    facts = {
-        "splits": splits.outputs,
-        "base_model": model.files,
-        "template_sha256": encoder.template.sha256,
-        "train": train_facts,
-        "val": val_facts,
-    }
-    return _Inputs(base, encoder, train, val, facts)
+    facts = {"train": train_facts}
+    val: list[Encoded] = []
+    if config.training.eval_steps:
+        val, facts["val"] = _encode(splits_dir, "val", encoder, config)
+    return _Inputs(base, model.files, splits.outputs, encoder, train, val, facts)
 
 
 def _encode(
     splits: SplitsDir, split: Split, encoder: ChatEncoder, config: RunConfig
-) -> tuple[list[Encoded], dict[str, Any]]:
+) -> tuple[list[Encoded], SplitFacts]:
     rows = list(read_rows(splits.split(split)))
     encoder.check_against_template([row.messages for row in rows[:64]])
-    encoded = [encoder.encode(row.messages) for row in rows]
+    encoded = []
+    with Progress(f"encoding {split}", len(rows), "rows") as bar:
+        for row in rows:
+            encoded.append(encoder.encode(row.messages))
+            bar.advance()
     limit = config.training.max_length
     too_long = [row.id for row, chat in zip(rows, encoded, strict=True) if len(chat.input_ids) > limit]
     if too_long and config.dataset.on_overflow == "error":
@@ -135,17 +137,16 @@ def _encode(
     if too_long:
         warn(f"{len(too_long)} rows of {split} are left out, longer than {limit} tokens: {_some(too_long)}")
     kept = [chat for chat in encoded if len(chat.input_ids) <= limit]
-    facts = {
-        "rows": len(kept),
-        "rows_too_long": too_long,
-        "tokens": sum(len(chat.input_ids) for chat in kept),
-        "trained_tokens": sum(chat.trained_tokens for chat in kept),
-    }
+    facts = SplitFacts(
+        rows=len(kept),
+        rows_too_long=too_long,
+        tokens=sum(len(chat.input_ids) for chat in kept),
+        trained_tokens=sum(chat.trained_tokens for chat in kept),
+    )
     return kept, facts
 
 
 def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inputs) -> RunManifest:
-    data = {k: inputs.facts[k] for k in ("train", "val", "template_sha256")}
     return RunManifest(
         schema_version=SCHEMA_VERSION,
         run_id=run_dir.run_id,
@@ -154,11 +155,12 @@ def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inp
         seed=config.seed,
         determinism=config.determinism,
         splits_dir=config.dataset.splits_dir,
-        splits=inputs.facts["splits"],
-        base_model=inputs.facts["base_model"],
+        splits=inputs.split_files,
+        base_model=inputs.base_files,
         base_model_dir=inputs.base.path.as_posix(),
         environment={**environment.describe(Path()), "threads": torch.get_num_threads()},
-        data=data,
+        template_sha256=inputs.encoder.template.sha256,
+        data=inputs.facts,
     )
 
 
@@ -166,7 +168,7 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
     sequences = len(make_sequences(inputs.train, config))
     facts = inputs.facts["train"]
     say(
-        f"{facts['rows']:,} rows, {facts['tokens']:,} tokens ({facts['trained_tokens']:,} trained) in {sequences:,} "
+        f"{facts.rows:,} rows, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in {sequences:,} "
         f"sequences of up to {config.training.max_length}; {steps_in_all(sequences, config):,} steps"
     )
     start = time.monotonic()
@@ -246,11 +248,11 @@ def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> N
 
 def _refuse_other_inputs(run_dir: RunDir, manifest: RunManifest, config: RunConfig, inputs: _Inputs) -> None:
     changed = []
-    if manifest.splits != inputs.facts["splits"]:
+    if manifest.splits != inputs.split_files:
         changed.append(f"the splits in {config.dataset.splits_dir}")
-    if manifest.base_model != inputs.facts["base_model"]:
+    if manifest.base_model != inputs.base_files:
         changed.append(f"the base model in {inputs.base.path}")
-    if manifest.data["template_sha256"] != inputs.facts["template_sha256"]:
+    if manifest.template_sha256 != inputs.encoder.template.sha256:
         changed.append("the chat template")
     if changed:
         raise ArtifactError(
