@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import datasets
 import torch
@@ -21,19 +16,13 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 
 from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.files import write_text
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
 from solotune.console import Progress
-from solotune.errors import Interrupted, ModelError
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
@@ -174,141 +163,3 @@ def sft_config(config: RunConfig, run: RunDir, *, evaluates: bool) -> trl.SFTCon
         report_to=[],
         disable_tqdm=True,
     )
-
-
-class MetricsLog(TrainerCallback):
-    """metrics.jsonl, a line for each log; and the progress bar."""
-
-    def __init__(self, path: Path, take_counts: Callable[[], tuple[int, int]], resumed_at: int = 0) -> None:
-        self.path = path
-        self.tokens = 0
-        self.trained_tokens = 0
-        self.seconds = 0.0
-        self.last_loss = math.nan
-        self.last_eval_loss: float | None = None
-        self._take_counts = take_counts
-        self._seconds_of_step = 0.0
-        self._step_start = 0.0
-        self._bar: Progress | None = None
-        if resumed_at:
-            self._forget_after(resumed_at)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar = Progress("training", state.max_steps, "steps").__enter__()
-        self._bar.advance(state.global_step)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._step_start = time.perf_counter()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._seconds_of_step += time.perf_counter() - self._step_start
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        logs = logs or {}
-        if "eval_loss" in logs:
-            line = {"step": state.global_step, "eval_loss": logs["eval_loss"]}
-            self._write(line)
-            self._add(line)
-            return
-        if "loss" not in logs:
-            return  # upstream's closing summary
-        loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-        tokens, trained = self._take_counts()
-        seconds, self._seconds_of_step = self._seconds_of_step, 0.0
-        rate = tokens / max(seconds, 1e-9)
-        line = {
-            "step": state.global_step,
-            "epoch": round(float(state.epoch or 0), 4),
-            "loss": loss,
-            "learning_rate": logs.get("learning_rate"),
-            "grad_norm": norm,
-            "tokens": tokens,
-            "trained_tokens": trained,
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(rate, 1),
-        }
-        shown: dict[str, float | str] = {"loss": loss, "tokens/s": rate}
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            line["vram_bytes"] = torch.cuda.max_memory_allocated()
-            shown["VRAM"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-        self._write(line)
-        self._add(line)
-        if self._bar:
-            self._bar.advance(int(args.logging_steps), **shown)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ModelError(
-                f"step {state.global_step}: the loss is {loss}, the gradient's norm {norm}",
-                "Lower training.learning_rate, or look at the rows of that step; earlier checkpoints are whole",
-            )
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.__exit__(None, None, None)
-
-    def _add(self, line: dict[str, Any]) -> None:
-        self.tokens += line.get("tokens", 0)
-        self.trained_tokens += line.get("trained_tokens", 0)
-        self.seconds += line.get("seconds", 0.0)
-        self.last_loss = line.get("loss", self.last_loss)
-        self.last_eval_loss = line.get("eval_loss", self.last_eval_loss)
-
-    def _write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _forget_after(self, step: int) -> None:
-        kept = []
-        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue  # cut by the kill that made this resume necessary
-            if line["step"] <= step:
-                kept.append(text + "\n")
-                self._add(line)
-        write_text(self.path, "".join(kept))
-
-
-class StopOnSignal(TrainerCallback):
-    """Ctrl-C and SIGTERM finish the step, save and stop; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        if self.received is not None:
-            control.should_save = True
-            control.should_training_stop = True
-        return control
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.received is not None:
-            raise Interrupted("stopped at once; the last checkpoint is whole", 128 + number)
-        self.received = number
-        print("\nstopping after this step, then saving (again to stop at once)", flush=True)

@@ -24,9 +24,10 @@ from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, ConfigError, DataError, Interrupted
 from solotune.modeling import determinism
 from solotune.modeling.base_model import load_base_model
+from solotune.modeling.callbacks import MetricsLog, StopOnSignal
 from solotune.modeling.chat import ChatEncoder, Encoded
 from solotune.modeling.lora import add_tokenizer, save_adapter
-from solotune.modeling.trainer import AdapterTrainer, MetricsLog, StopOnSignal, make_sequences, steps_in_all
+from solotune.modeling.trainer import AdapterTrainer, make_sequences, steps_in_all
 
 RUNS = Path("runs")
 
