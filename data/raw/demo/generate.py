@@ -68,7 +68,7 @@ DURATIONS = {
     "an hour and a half": 90,
 }
 
-UNKNOWN_ROOMS = (  # rooms that houses have, but not this one
+UNKNOWN_ROOMS = (  # not of this house
     "castle", "lighthouse", "stable", "chapel", "dungeon", "igloo", "barn", "windmill", "palace", "tent",
 )  # fmt: skip
 UNKNOWN_DEVICES = (

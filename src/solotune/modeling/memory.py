@@ -1,7 +1,7 @@
 """How much memory training takes, from shapes alone: no weight is loaded.
 
-An estimate. Activations follow a measurement: without recomputation Llama 3.1 8B kept 4.3 MiB a token over its 32
-layers (QLoRA, bfloat16, TRL 1.15, one H100), that is 70,000 values a token and layer.
+An estimate. What a layer keeps for the backward pass is fitted to four measured peaks (`benchmarks/README.md`): QLoRA
+and LoRA on Llama 3.1 8B's shapes, one H100, bfloat16, packs of 2,048 tokens.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def estimate(model: Shapes, config: RunConfig) -> Memory:
     adapted = [layer for layer in model.linear if _is_target(layer[0], config)]
     adapter = sum(config.lora.r * (i + o) for _, i, o in adapted)
     tokens = config.training.per_device_train_batch_size * config.training.max_length
-    a_layer = tokens * (8 * model.hidden + 2.6 * model.intermediate) * width
+    kept = 12 * model.hidden + 3.6 * model.intermediate
+    if config.lora.lora_dropout:
+        # Each adapted layer keeps its own dropped-out input, where otherwise several share one.
+        kept += sum(i for _, i, _ in adapted) / model.layers
+    a_layer = tokens * kept * width
     if config.training.activation_checkpointing:
         activations = model.layers * tokens * model.hidden * width + a_layer
     else:
