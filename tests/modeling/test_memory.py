@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.modeling.memory import Shapes, estimate, shapes
-from tests.helpers import make_config
 
 
 @pytest.fixture(scope="module")
