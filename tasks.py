@@ -42,7 +42,8 @@ def plan(c: Context, config: str, set: list[str], vram: str = "") -> None:
 @task(help={"config": "a YAML file of configs/", "resume": "go on with an unfinished run"}, iterable=["set"])
 def train(c: Context, set: list[str], config: str = "", resume: str = "") -> None:
     """Splits -> adapter, in runs/<run_id>/."""
-    _solotune("train", *(_config(config, set) if config else []), *(["--resume", resume] if resume else []))
+    given = _config(config, set) if config else [word for value in set for word in ("--set", value)]
+    _solotune("train", *given, *(["--resume", resume] if resume else []))
 
 
 @task(help={"run": "run id, a unique prefix, or latest", "split": "instead of the config's"})

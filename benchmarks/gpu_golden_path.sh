@@ -49,10 +49,6 @@ else
     python3 -P scripts/train_sft.py --resume latest
     clock
     hashes
-    # How much of the merge's difference is the rounding of 16-bit weights: the same merge, stored in 32 bits.
-    sed -i 's/merge_dtype: bfloat16/merge_dtype: float32/; s/max_loss_difference: .*/max_loss_difference: 1.0/' runs/*/config.yaml
-    python3 -P -m solotune export --run latest --merge
-    clock
 fi
 hashes
 for run in runs/*/; do

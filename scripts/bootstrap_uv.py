@@ -103,7 +103,7 @@ def require_platform(system: str, machine: str, glibc: bool) -> str:
         libc = "" if glibc or system != "linux" else " without glibc"
         raise BootstrapError(
             f"no uv wheel is pinned for {system} {machine}{libc}: docker/uv.txt has Linux with glibc on "
-            f"{' and '.join(MACHINES)}. Run the task in the container instead (`invoke TASK`, needs Docker)."
+            f"{' and '.join(MACHINES)}. Use x86-64 or aarch64 Linux with glibc."
         )
     return machine
 

@@ -130,7 +130,7 @@ print_lines() {
     if [ "$fails" -gt 0 ]; then
         printf '\nnot ready: %d FAIL, %d warn. Fix the first FAIL, then run this again.\n' "$fails" "$warns"
     else
-        printf '\nready (%d warn). Next: invoke build\n' "$warns"
+        printf '\nready (%d warn). Next: scripts/local.sh doctor\n' "$warns"
     fi
 }
 

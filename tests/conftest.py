@@ -23,6 +23,7 @@ def clean_environ() -> Iterator[None]:
     before = dict(os.environ)
     for name in ("HF_TOKEN", "SOLOTUNE_COMMAND", "SOLOTUNE_MODELS", "CUDA_VISIBLE_DEVICES"):
         os.environ.pop(name, None)
+    os.environ["SOLOTUNE_COMMAND"] = "invoke"
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", CUBLAS_WORKSPACE_CONFIG=":4096:8")
     yield
     os.environ.clear()

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; what was not finished is not taken for whole, run the same command again")
+        _complain(f"interrupted; {_NOT_HALF}")
         return 130
     except SolotuneError as error:
         if arguments.debug:
@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+_NOT_HALF = (
+    "what isn't finished isn't taken for whole. Run the same command again; "
+    "a training goes on with `invoke train --resume latest`"
+)
+
+
 def _trouble(error: Exception) -> str | None:
     """What a user can do about an error of the machine; None for one that isn't."""
     if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
@@ -71,10 +77,12 @@ def _trouble(error: Exception) -> str | None:
 
 
 _DISK_TROUBLE = {
-    errno.ENOSPC: "the disk is full; nothing half-written was kept. Free some space and run the same command again",
+    errno.ENOSPC: "the disk is full; nothing half-written was kept. Free some space; then "
+    "run it again (a training: `invoke train --resume latest`)",
     errno.EDQUOT: "the disk quota is used up; nothing half-written was kept",
     errno.EROFS: "this file system is read-only. Check how the folder is mounted",
     errno.EACCES: "no permission. Check who owns the folder (`ls -ld`)",
+    errno.ENOTDIR: "a file stands where a folder is needed. Move it away",
     errno.EIO: "the disk reports an error; nothing half-written was kept",
 }
 
@@ -108,6 +116,8 @@ def _train(arguments: Arguments) -> None:
     config = _config(arguments) if arguments.config else None
     if config is None and arguments.resume is None:
         raise SolotuneError("train needs --config CONFIG, or --resume RUN")
+    if config is None and arguments.set:
+        raise SolotuneError("--set goes with --config", "A resume continues the run's own config")
     _offline(config.device if config else _config_of_run(arguments.resume).device)
     from solotune.stages import train
 
@@ -237,7 +247,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 def _on_sigterm(number: int, frame: object) -> None:
     del frame
-    raise Interrupted("stopped; what was not finished is not taken for whole, run the same command again", 128 + number)
+    raise Interrupted(f"stopped; {_NOT_HALF}", 128 + number)
 
 
 def _complain(text: str) -> None:

@@ -29,7 +29,7 @@ def warn(text: str) -> None:
 
 def as_started(text: str) -> str:
     """Commands in messages are written `invoke TASK`; where another program starts tasks, its name is shown."""
-    return text.replace("invoke ", f"{os.environ.get('SOLOTUNE_COMMAND', 'invoke')} ")
+    return text.replace("invoke ", f"{os.environ.get('SOLOTUNE_COMMAND', 'scripts/local.sh')} ")
 
 
 def safe(text: str, limit: int = 200) -> str:

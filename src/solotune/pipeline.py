@@ -13,9 +13,10 @@ from pathlib import Path
 
 from solotune.artifacts.files import read_record
 from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
+from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig
 from solotune.console import duration, say, table
-from solotune.errors import Interrupted, SolotuneError
+from solotune.errors import DataError, Interrupted, SolotuneError
 
 RUNS = Path("runs")
 
@@ -23,8 +24,13 @@ RUNS = Path("runs")
 class StageFailed(SolotuneError):
     """A stage ended with an error, which it has printed."""
 
-    def __init__(self, name: str, exit_code: int) -> None:
-        super().__init__(f"{name} failed; the stages before it are done and are not done again")
+    def __init__(self, name: str, run_id: str, exit_code: int) -> None:
+        afterwards = {
+            "train": f"`invoke train --resume {run_id}` goes on with it, once it has a checkpoint",
+            "evaluate": f"The adapter is whole; go on with `invoke evaluate --run {run_id}`",
+            "export": f"The adapter is whole and measured; go on with `invoke export --run {run_id} --merge`",
+        }
+        super().__init__(f"{name} failed", afterwards.get(name, "The stages before it need no repetition"))
         self.exit_code = exit_code
 
 
@@ -45,14 +51,25 @@ def run(config: RunConfig, arguments: Sequence[str]) -> RunDir:
         ["evaluate", "--run", run_id],
         ["export", "--run", run_id, "--merge"],
     ):
-        _run_stage(command)
+        _run_stage(command, run_id)
+        if command[0] == "prepare":
+            _refuse_without_held_out_rows(config)
         say()
     run_dir = RunDir(RUNS / run_id)
     _print_summary(run_dir, time.monotonic() - start)
     return run_dir
 
 
-def _run_stage(command: list[str]) -> None:
+def _refuse_without_held_out_rows(config: RunConfig) -> None:
+    split = config.evaluation.split
+    if not SplitsDir(Path(config.dataset.splits_dir)).manifest().rows.get(split):
+        raise DataError(
+            f"{split} holds no rows to measure the adapter on",
+            f"Set dataset.{split}_fraction above 0, or declare rows for it; stages can also be run one by one",
+        )
+
+
+def _run_stage(command: list[str], run_id: str) -> None:
     # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
     process = subprocess.Popen([sys.executable, "-P", "-m", "solotune", *command])
     while True:
@@ -60,11 +77,13 @@ def _run_stage(command: list[str]) -> None:
             code = process.wait()
             break
         except KeyboardInterrupt:
-            continue  # the stage got the signal too, and says what to do
+            continue  # the terminal has sent it to the stage too, which says what to do
+        except Interrupted:
+            process.terminate()  # SIGTERM came to this process alone: the stage saves and stops
     if code in (130, 143):
         raise Interrupted("", code)
     if code != 0:
-        raise StageFailed(command[0], code if code > 0 else 1)
+        raise StageFailed(command[0], run_id, code if code > 0 else 1)
 
 
 def _print_summary(run_dir: RunDir, seconds: float) -> None:

@@ -150,7 +150,7 @@ def test_a_record_is_read_into_its_struct(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": "1", "text": "x"}', b"\xff"])
 def test_a_damaged_record_says_which_command_makes_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"a\.json is damaged .*Run `make it` again"):
+    with pytest.raises(ArtifactError, match=r"a\.json is damaged .*Delete it and run `make it`"):
         read_record(tmp_path / "a.json", Note, "make it")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,9 +81,11 @@ def test_two_runs_of_one_config_give_the_same_adapter_and_so_does_a_resumed_one(
 ) -> None:
     import torch
 
-    run("train", "--config", "small.yaml", "--run-id", A)
+    # A constant rate, in the middle of an epoch: a step too many would show in the adapter.
+    constant = ("--set", "training.lr_scheduler_type=constant", "--set", "training.logging_steps=4")
+    run("train", "--config", "small.yaml", "--run-id", A, *constant)
     torch.rand(7)  # a disturbed generator must not matter
-    run("train", "--config", "small.yaml", "--run-id", B)
+    run("train", "--config", "small.yaml", "--run-id", B, *constant)
     first, second = RunDir(Path("runs") / A), RunDir(Path("runs") / B)
     adapter = sha256_file(first.adapter / "adapter_model.safetensors")
     assert sha256_file(second.adapter / "adapter_model.safetensors") == adapter
@@ -103,14 +107,22 @@ def test_two_runs_of_one_config_give_the_same_adapter_and_so_does_a_resumed_one(
     ]
     assert second.finished()[1].tokens == first.finished()[1].tokens
 
-    # As a kill between the last checkpoint and the adapter leaves it.
-    shutil.rmtree(second.adapter)
+    # As a kill between the last checkpoint and the manifest leaves it: the adapter may be there or not.
     manifest = json.loads(second.manifest_path.read_text())
     second.manifest_path.write_text(json.dumps({**manifest, "outcome": None}))
     run("train", "--resume", B)
     assert sha256_file(second.adapter / "adapter_model.safetensors") == adapter
     assert second.finished()[1].eval_loss == first.finished()[1].eval_loss
-    assert json.loads(second.manifest_path.read_text())["resumes"][0]["from_step"] == 4
+    assert second.finished()[1].steps == 6
+    assert not (second.checkpoints / "step-000007").exists()
+
+    # And before the first checkpoint: everything is made anew, the log too.
+    shutil.rmtree(second.checkpoints)
+    second.manifest_path.write_text(json.dumps({**manifest, "outcome": None}))
+    run("train", "--resume", B)
+    assert sha256_file(second.adapter / "adapter_model.safetensors") == adapter
+    assert [x["step"] for x in lines(second.metrics)] == [x["step"] for x in whole]
+    assert [r["from_step"] for r in json.loads(second.manifest_path.read_text())["resumes"]] == [4, 0]
 
 
 def test_a_run_whose_inputs_changed_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +136,12 @@ def test_a_run_whose_inputs_changed_is_refused(prepared: Path, capsys: pytest.Ca
     assert cli.main(["train", "--resume", A, "--config", "small.yaml"]) == 2
     assert "training.max_steps: run" in capsys.readouterr().err
     second.manifest_path.write_text(json.dumps(manifest))
+
+    edited = second.config.read_text()
+    second.config.write_text(edited.replace("learning_rate: 0.01", "learning_rate: 0.02"))
+    assert cli.main(["evaluate", "--run", A]) == 2
+    assert "was changed after the run began" in capsys.readouterr().err
+    second.config.write_text(edited)
 
     with Path("data/splits/test.jsonl").open("a") as file:
         file.write("\n")
@@ -194,7 +212,7 @@ def test_without_val_rows_nothing_is_evaluated_on_the_way(prepared: Path) -> Non
 def test_target_modules_that_the_model_lacks_are_named(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--set", "lora.target_modules=[q_proj, c_attn]")
     assert cli.main(["train", "--config", "small.yaml", *given]) == 2
-    assert "no linear layer named c_attn. It has down_proj, " in capsys.readouterr().err
+    assert "no linear layer named c_attn (the output head is none). It has down_proj, " in capsys.readouterr().err
 
 
 def test_another_split_has_a_report_of_its_own(prepared: Path) -> None:
@@ -205,3 +223,63 @@ def test_another_split_has_a_report_of_its_own(prepared: Path) -> None:
     assert json.loads((folder / "eval_report.json").read_text())["split"] == "test"
     assert json.loads((folder / "eval_report.val.json").read_text())["split"] == "val"
     assert (folder / "predictions.val.jsonl").is_file()
+
+
+def test_a_template_that_is_edited_later_doesnt_change_a_finished_run(prepared: Path, tiny_model: Path) -> None:
+    own = Path("own.jinja")
+    own.write_text((tiny_model / "chat_template.jinja").read_text())
+    run("train", "--config", "small.yaml", "--run-id", A, "--set", "model.chat_template_path=own.jinja")
+    own.write_text("{{ raise_exception('not this one') }}")
+    run("evaluate", "--run", A)
+    run("export", "--run", A, "--merge")
+    merged = Path("runs") / A / "export" / "merged" / "chat_template.jinja"
+    assert merged.read_text() == (tiny_model / "chat_template.jinja").read_text()
+
+
+def test_weights_that_were_changed_in_place_are_noticed(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (weights,) = Path("models").glob("*/model.safetensors")
+    with weights.open("r+b") as file:
+        file.seek(-8, 2)
+        file.write(bytes(8))
+    assert cli.main(["train", "--config", "small.yaml"]) == 2
+    assert "model.safetensors was changed" in capsys.readouterr().err
+
+
+def test_activation_checkpointing_changes_no_adapter(prepared: Path) -> None:
+    few = ("--set", "training.max_steps=2")
+    run("train", "--config", "small.yaml", "--run-id", A, *few)
+    run("train", "--config", "small.yaml", "--run-id", B, *few, "--set", "training.activation_checkpointing=true")
+    first, second = (json.loads((Path("runs") / r / "manifest.json").read_text())["outcome"] for r in (A, B))
+    assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-3)
+
+
+def test_plan_refuses_what_train_would_refuse(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--config", "small.yaml", "--set", "training.max_length=16"]) == 2
+    assert "train would refuse them" in capsys.readouterr().err
+
+
+def test_settings_without_a_config_are_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--resume", "latest", "--set", "training.max_steps=20"]) == 2
+    assert "--set goes with --config" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(300)
+def test_the_four_scripts_take_raw_rows_to_a_merged_model(prepared: Path) -> None:
+    """The acceptance list's own doors, each in a process of its own as a user starts it."""
+    shutil.rmtree("data/splits")
+    scripts = Path(__file__).parent.parent.parent / "scripts"
+    for argv in (
+        ["prepare_dataset.py", "--config", "small.yaml"],
+        ["train_sft.py", "--config", "small.yaml", "--set", "training.max_steps=2"],
+        ["evaluate.py", "--run", "latest"],
+        ["export_merge_adapter.py", "--run", "latest", "--merge"],
+    ):
+        done = subprocess.run(
+            [sys.executable, scripts / argv[0], *argv[1:]], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert all(Path(f"data/splits/{split}.jsonl").stat().st_size for split in ("train", "val", "test"))
+    (run_path,) = Path("runs").iterdir()
+    report = json.loads((run_path / "eval_report.json").read_text())
+    assert {"loss", "perplexity"} <= report["adapter"].keys()
+    assert (run_path / "export" / "merged" / "model.safetensors").is_file()

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-import pytest
 import torch
 from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
-from solotune.errors import ModelError
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import Encoded
 from solotune.modeling.likelihood import score
@@ -43,15 +40,6 @@ def test_quantisation_is_what_the_config_says(tiny_model: Path) -> None:
     assert (state.quant_type, state.nested, layers[0].compute_dtype) == ("nf4", True, torch.bfloat16)
     plain = load_base_model(ModelDir(tiny_model), make_config())
     assert not any(isinstance(m, bitsandbytes.nn.Linear4bit) for m in plain.modules())
-
-
-def test_code_that_comes_with_a_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(ModelError, match="asks to run code"):
-        load_base_model(ModelDir(folder), make_config())
 
 
 def test_generation_settings_of_the_base_model_are_dropped(tiny_model: Path, tmp_path: Path) -> None:

@@ -107,3 +107,27 @@ def test_a_missing_template_is_named(tiny_tokenizer: Path, tmp_path: Path) -> No
         (tmp_path / name).write_bytes((tiny_tokenizer / name).read_bytes())
     with pytest.raises(ModelError, match=r"chat_template\.jinja is missing"):
         ChatEncoder.open(ModelDir(tmp_path))
+
+
+def test_what_the_template_says_before_an_answer_isnt_part_of_its_content(tiny_tokenizer: Path) -> None:
+    """Qwen3 writes an empty block of thoughts there; the model learns to say it, and metrics must not see it."""
+    import importlib.resources
+
+    encoder = ChatEncoder.open(ModelDir(tiny_tokenizer))
+    source = importlib.resources.files("trl").joinpath("chat_templates", "qwen3.jinja").read_text(encoding="utf-8")
+    encoder.template = type(encoder.template)(source, {})
+    turns = chat("turn it on", '{"on":true}')
+    ids = encoder.encode(turns).input_ids[len(encoder.encode_prompt(turns[:1])) :]
+    said = encoder.decode(ids)
+    assert said == '<think>\n\n</think>\n\n{"on":true}'
+    roles = [turn.role for turn in turns]
+    assert encoder.content_of(said, roles) == '{"on":true}'
+    assert encoder.content_of("<think>hm</think>yes", roles) == "<think>hm</think>yes"
+
+
+def test_a_template_file_that_cant_be_read_is_one_clear_error(tiny_tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"chat_template_path"):
+        ChatEncoder.open(ModelDir(tiny_tokenizer), str(tmp_path))
+    (tmp_path / "latin1.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"chat_template_path"):
+        ChatEncoder.open(ModelDir(tiny_tokenizer), str(tmp_path / "latin1.jinja"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.conftest import CHATML
 
@@ -92,3 +94,26 @@ def test_templates_of_well_known_models_can_be_taken_apart(name: str) -> None:
         pieces = template(source).pieces(roles)
         slots = [(p.text.message, p.is_reply) for p in pieces if isinstance(p.text, Slot)]
         assert slots == [(i, role == "assistant") for i, role in enumerate(roles)]
+
+
+def test_the_template_that_ships_for_mistral_keeps_system_turns() -> None:
+    from solotune.modeling.template import Piece
+
+    root = Path(__file__).parent.parent.parent
+    source = (root / "configs" / "templates" / "mistral.jinja").read_text(encoding="utf-8")
+    pieces = template(source).pieces(("system", "user", "assistant", "user", "assistant"))
+    assert pieces == (
+        Piece("<s>[INST] ", False),
+        Piece(Slot(0), False),
+        Piece("\n\n", False),
+        Piece(Slot(1), False),
+        Piece("[/INST]", False),
+        Piece(" ", True),
+        Piece(Slot(2), True),
+        Piece("<e>[INST] ", False),
+        Piece(Slot(3), False),
+        Piece("[/INST]", False),
+        Piece(" ", True),
+        Piece(Slot(4), True),
+        Piece("<e>", False),
+    )

@@ -199,7 +199,7 @@ def test_a_line_for_each_check_in_the_documented_form(desktop: Machine) -> None:
     answer = desktop.run()
     lines = answer.stdout.splitlines()
     assert lines[0] == f"ok    wsl — WSL 2, kernel {WSL2_KERNEL}"
-    assert lines[-1] == "ready (0 warn). Next: invoke build"
+    assert lines[-1] == "ready (0 warn). Next: scripts/local.sh doctor"
     assert len(lines) == len(desktop.findings()) + 2
     assert not answer.stderr
 

@@ -120,7 +120,9 @@ def read_record(path: Path, kind: type[Record], made_by: str) -> Record:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged or of another version: {error}", f"Run `{made_by}` again") from error
+        raise ArtifactError(
+            f"{path} is damaged or of another version: {error}", f"Delete it and run `{made_by}`"
+        ) from error
 
 
 def sha256_file(path: Path) -> str:

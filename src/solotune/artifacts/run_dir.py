@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from solotune.artifacts.files import FileRecord, differing_files, read_record, write_json, write_text
+from solotune.artifacts.files import FileRecord, differing_files, read_record, sha256_file, write_json, write_text
 from solotune.config.schema import Split
 from solotune.errors import ArtifactError
 
@@ -29,8 +29,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Tokens with a label."""
     seconds: float
     """Wall time of training, over all resumes."""
-    train_loss: float
-    """Of the last logged step, nats a token."""
+    train_loss: float | None
+    """Of the last step, nats a token."""
     eval_loss: float | None
     """Of the last evaluation on val, nats a token, weighted by token; None without one."""
     peak_vram_bytes: int | None
@@ -129,7 +129,8 @@ class Artefact(msgspec.Struct, frozen=True):
     """The weights that the adapter was merged into; None for the adapter itself."""
     measured: dict[str, float]
     tolerance: dict[str, float]
-    passed: bool
+    passed: bool | None
+    """Whether it is within the tolerance of the adapter; None for the adapter, which is what it is held against."""
 
 
 class ExportRecord(msgspec.Struct, frozen=True):
@@ -223,6 +224,15 @@ class RunDir:
                 "Train again; a copy may have gone wrong",
             )
         return manifest, manifest.outcome
+
+    def config_of(self, manifest: RunManifest) -> Path:
+        """config.yaml, proven to be the one that the run began with. Raises ArtifactError when it was edited."""
+        if sha256_file(self.config) != manifest.config_sha256:
+            raise ArtifactError(
+                f"{self.config} was changed after the run began",
+                "Bring it back; for other settings start a new run with a copy of it",
+            )
+        return self.config
 
     def report_paths(self, split: Split | None) -> tuple[Path, Path]:
         """Where report and predictions lie; a split that isn't the config's has its name in theirs."""

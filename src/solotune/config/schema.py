@@ -71,7 +71,7 @@ class ModelConfig(Section):
     """Where `fetch` finds it."""
     revision: Text | None = None
     """Hub: the commit, 40 hex digits. Package: its version. Folder: not used."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the weights (of those that quantisation leaves alone) and of the computation."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of transformers."""
@@ -124,7 +124,7 @@ class QuantizationConfig(Section):
     """4-bit data type."""
     bnb_4bit_use_double_quant: bool = True
     """Quantise the scales too."""
-    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type in which the quantised layers compute."""
 
     @field_validator("load_in_4bit", mode="before")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
 from solotune.artifacts.model_dir import ModelDir
@@ -19,9 +19,8 @@ def load_base_model(model: ModelDir, config: RunConfig) -> PreTrainedModel:
     """Loads safetensors onto the config's device, quantised when the config says so.
 
     Raises:
-        ModelError: the model wants its own code run, or isn't a causal language model that transformers knows.
+        ModelError: it isn't a causal language model that transformers knows, or its files can't be read.
     """
-    _refuse_remote_code(model)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             model.path,
@@ -31,8 +30,9 @@ def load_base_model(model: ModelDir, config: RunConfig) -> PreTrainedModel:
             device_map={"": 0 if config.device == "cuda" else "cpu"},
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
         )
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise ModelError(f"the base model in {model.path} can't be loaded: {error}") from error
     keep_cpu_gradients(loaded)
     _drop_generation_settings(loaded)
@@ -88,12 +88,3 @@ def _bits_and_bytes(quantization: QuantizationConfig | None) -> BitsAndBytesConf
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=DTYPES[quantization.bnb_4bit_compute_dtype],
     )
-
-
-def _refuse_remote_code(model: ModelDir) -> None:
-    config = json.loads(model.config.read_text(encoding="utf-8"))
-    if "auto_map" in config:
-        raise ModelError(
-            f"{model.config} asks to run code that came with the model (auto_map)",
-            "solotune never does; use a model of an architecture that transformers has",
-        )

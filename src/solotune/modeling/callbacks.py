@@ -27,14 +27,13 @@ class MetricsLog(TrainerCallback):
         self.tokens = 0
         self.trained_tokens = 0
         self.seconds = 0.0
-        self.last_loss = math.nan
+        self.last_loss: float | None = None
         self.last_eval_loss: float | None = None
         self._take_counts = take_counts
         self._seconds_of_step = 0.0
         self._step_start = 0.0
         self._bar: Progress | None = None
-        if resumed_at:
-            self._forget_after(resumed_at)
+        self._forget_after(resumed_at)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -47,8 +46,13 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         self._step_start = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
         self._seconds_of_step += time.perf_counter() - self._step_start
+        # The last step is always logged, whatever logging_steps is: its tokens count too.
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+        return control
 
     def on_log(
         self,

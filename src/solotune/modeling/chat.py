@@ -108,6 +108,20 @@ class ChatEncoder:
             kept.append(i)
         return str(self._real.decode(kept, skip_special_tokens=False))
 
+    def content_of(self, answer: str, roles: Sequence[str]) -> str:
+        """A generated answer without the markup that the template puts before the content of this turn.
+
+        Qwen3 begins an answer with an empty block of thoughts: the model learns to say it, and the content comes after.
+
+        Args:
+            answer: decoded text.
+            roles: of the whole chat; the last one is the assistant's.
+        """
+        pieces = self.template.pieces(tuple(roles))
+        slot = next(i for i, piece in enumerate(pieces) if piece.text == Slot(len(roles) - 1))
+        before = pieces[slot - 1]
+        return answer.removeprefix(before.text) if before.is_reply and isinstance(before.text, str) else answer
+
     def check_against_template(self, chats: Sequence[Sequence[MessageLike]]) -> None:
         """Proves on real chats that the ids equal those of the rendered template, as transformers makes them.
 
@@ -219,6 +233,6 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ModelError(
-            f"{path} is missing", "An instruction model brings it; a base model without it can't chat"
-        ) from None
+        raise ModelError(f"{path} is missing", "Check model.chat_template_path, or fetch the model again") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is no text file: {error}", "Check model.chat_template_path") from error

@@ -34,16 +34,18 @@ def peft_config(lora: LoraConfig, model: ModelConfig) -> peft.LoraConfig:
     )
 
 
-def check_targets(model: torch.nn.Module, lora: LoraConfig) -> None:
+def check_targets(model: PreTrainedModel, lora: LoraConfig) -> None:
     """Raises ModelError when a module that the adapter should go to isn't a linear layer of this model."""
     if isinstance(lora.target_modules, str):
         return
-    linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    unknown = sorted(set(lora.target_modules) - linear)
+    head = model.get_output_embeddings()
+    linear = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    unknown = sorted(t for t in lora.target_modules if not any(f".{name}".endswith(f".{t}") for name in linear))
     if unknown:
+        known = sorted({name.rpartition(".")[2] for name in linear})
         raise ModelError(
-            f"lora.target_modules: this model has no linear layer named {', '.join(unknown)}",
-            f"It has {', '.join(sorted(linear - {'lm_head'}))}",
+            f"lora.target_modules: this model has no linear layer named {', '.join(unknown)} (the output head is none)",
+            f"It has {', '.join(known)}",
         )
 
 

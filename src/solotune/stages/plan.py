@@ -15,7 +15,7 @@ from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig
 from solotune.console import duration, say, stage, table
 from solotune.dataset.stored import read_rows
-from solotune.errors import MachineError, SolotuneError
+from solotune.errors import DataError, MachineError, SolotuneError
 from solotune.modeling import memory
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.trainer import make_sequences, steps_in_all
@@ -64,7 +64,15 @@ def _read(config: RunConfig, base: ModelDir) -> tuple[int, int]:
     splits.open(config.dataset)
     encoder = ChatEncoder.open(base, config.model.chat_template_path)
     rows = [encoder.encode(row.messages) for row in read_rows(splits.split("train"))]
-    rows = [row for row in rows if len(row.input_ids) <= config.training.max_length]
+    fitting = [row for row in rows if len(row.input_ids) <= config.training.max_length]
+    if len(fitting) < len(rows):
+        say(f"{len(rows) - len(fitting)} rows are longer than training.max_length ({config.training.max_length})")
+        if config.dataset.on_overflow == "error" or not fitting:
+            raise DataError(
+                "train would refuse them",
+                "Raise training.max_length, or set dataset.on_overflow: drop to leave them out",
+            )
+    rows = fitting
     return len(make_sequences(rows, config)), sum(len(row.input_ids) for row in rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,10 +77,10 @@ def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
     """
     with stage("train"):
         run_dir = RunDir.find(RUNS, wanted)
-        own = load(run_dir.config)
+        manifest = run_dir.manifest()
+        own = load(run_dir.config_of(manifest))
         if config is not None:
             _refuse_other_config(run_dir, own, config)
-        manifest = run_dir.manifest()
         if manifest.outcome is not None:
             raise ArtifactError(
                 f"run {run_dir.run_id} has finished",
@@ -104,7 +105,7 @@ def _read_inputs(config: RunConfig) -> _Inputs:
     splits_dir = SplitsDir(Path(config.dataset.splits_dir))
     splits = splits_dir.open(config.dataset)
     base = ModelDir.of(config.model)
-    model = base.open()
+    model = base.open(hashes=True)
     encoder = ChatEncoder.open(base, config.model.chat_template_path)
     train, train_facts = _encode(splits_dir, "train", encoder, config)
     if not train:
@@ -167,10 +168,11 @@ def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inp
 
 def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _Inputs, checkpoint: Path | None) -> None:
     sequences = len(make_sequences(inputs.train, config))
+    steps = steps_in_all(sequences, config)
     facts = inputs.facts["train"]
     say(
         f"{facts.rows:,} rows, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in {sequences:,} "
-        f"sequences of up to {config.training.max_length}; {steps_in_all(sequences, config):,} steps"
+        f"sequences of up to {config.training.max_length}; {steps:,} steps"
     )
     start = time.monotonic()
     model = load_base_model(inputs.base, config)
@@ -183,7 +185,11 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
     try:
         with StopOnSignal() as stop:
             trainer.add_callback(stop)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if resumed_at < steps:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            elif checkpoint:
+                # Everything was trained; upstream would look at the limit after one step more.
+                trainer.take_up(checkpoint)
     finally:
         log.close()
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
@@ -206,6 +212,7 @@ def _finish(
     if trainer.val_rows and not _evaluated_last(trainer):
         trainer.evaluate()
     remove_staged(run_dir.path)
+    shutil.rmtree(run_dir.adapter, ignore_errors=True)  # from a process that was killed before it could say so
     with atomic_folder(run_dir.adapter) as folder:
         save_adapter(trainer.model, folder, config.model)
         add_tokenizer(folder, inputs.base, inputs.encoder)
@@ -222,7 +229,9 @@ def _finish(
     )
     run_dir.write_manifest(msgspec.structs.replace(manifest, outcome=outcome))
     rate = outcome.tokens / max(outcome.seconds, 1e-9)
-    say(f"{outcome.steps:,} steps, {outcome.tokens:,} tokens, {rate:,.0f} tokens/s; train loss {log.last_loss:.4f}")
+    say(
+        f"{outcome.steps:,} steps, {outcome.tokens:,} tokens, {rate:,.0f} tokens/s; train loss {log.last_loss or 0:.4f}"
+    )
     if log.last_eval_loss is not None:
         say(f"val loss {log.last_eval_loss:.4f}")
     say(f"adapter: {run_dir.adapter}")
