@@ -48,6 +48,7 @@ def load_plain_model(folder: str, dtype: str, device: str, attn_implementation: 
         device_map={"": 0 if device == "cuda" else "cpu"},
         use_safetensors=True,
         local_files_only=True,
+        trust_remote_code=False,
     )
     _drop_generation_settings(loaded)
     return loaded

@@ -89,9 +89,12 @@ def _from_hub(model: ModelConfig, folder: Path) -> None:
             f"the hub has no {model.name_or_path} (or it is private)",
             "Check model.name_or_path; private ones need HF_TOKEN",
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise  # the disk's trouble, not the network's
+    except Exception as error:
+        ours = isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | ConnectionError)
+        # The hub's client lets some errors of the library below it through, which differs between its versions.
+        below = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+        if not (ours or below):
+            raise
         raise ModelError(
             f"the hub can't be reached for {model.name_or_path}@{(model.revision or '')[:12]} ({_first_line(error)})",
             "Check the network, or bring the files yourself and set model.source: folder",
