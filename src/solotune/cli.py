@@ -6,14 +6,13 @@ Stages are imported when they run: `solotune --help` loads no torch.
 from __future__ import annotations
 
 import argparse
-import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from solotune import __version__
+from solotune import __version__, known_errors
 from solotune.console import as_started
 from solotune.errors import ConfigError, Interrupted, SolotuneError
 
@@ -46,12 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        if (trouble := _trouble(error)) is not None:
-            _complain(f"error: {trouble}")
-            return 2
-        _complain(f"error: {type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0])
-        _complain("This looks like a fault in solotune; run it again with --debug and report what it prints")
-        return 1
+        return _tell(error)
     return 0
 
 
@@ -61,30 +55,21 @@ _NOT_HALF = (
 )
 
 
-def _trouble(error: Exception) -> str | None:
-    """What a user can do about an error of the machine; None for one that isn't."""
-    if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
-        return f"{error.filename or 'writing'}: {_DISK_TROUBLE[error.errno]}"
-    # torch and safetensors write with their own code, and name the cause in words.
-    if any(words in str(error) for words in ("No space left on device", "os error 28", "file write failed")):
-        return f"writing: {_DISK_TROUBLE[errno.ENOSPC]}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            "the GPU's memory is full. `invoke plan` says what needs how much; "
-            "lower training.per_device_train_batch_size or training.max_length, or close what else uses the GPU"
-        )
-    return None
-
-
-_DISK_TROUBLE = {
-    errno.ENOSPC: "the disk is full; nothing half-written was kept. Free some space; then "
-    "run it again (a training: `invoke train --resume latest`)",
-    errno.EDQUOT: "the disk quota is used up; nothing half-written was kept",
-    errno.EROFS: "this file system is read-only. Check how the folder is mounted",
-    errno.EACCES: "no permission. Check who owns the folder (`ls -ld`)",
-    errno.ENOTDIR: "a file stands where a folder is needed. Move it away",
-    errno.EIO: "the disk reports an error; nothing half-written was kept",
-}
+def _tell(error: Exception) -> int:
+    """Prints an error that no stage foresaw, with its cause and fix where they are known; returns the exit code."""
+    known = known_errors.explain(f"{type(error).__name__}: {error}")
+    line = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+    if known is None:
+        _complain(f"error: {line}")
+        _complain("This looks like a fault in solotune; run it again with --debug and report what it prints")
+        return 1
+    if isinstance(error, OSError) and error.filename:
+        _complain(f"error: {error.filename}: {known.cause}")
+    else:
+        _complain(f"error: {line}")
+        _complain(f"  {known.cause}")
+    _complain(f"  {known.fix}")
+    return 2
 
 
 def _fetch(arguments: Arguments) -> None:
@@ -157,10 +142,16 @@ def _runs(arguments: Arguments) -> None:
 
 
 def _doctor(arguments: Arguments) -> None:
-    del arguments
+    _offline("cuda")  # what a training sees: one GPU
     from solotune.stages import doctor
 
-    doctor.run()
+    doctor.run(json=arguments.json)
+
+
+def _tensorboard(arguments: Arguments) -> None:
+    from solotune.stages import tensorboard
+
+    tensorboard.run(arguments.host, arguments.port)
 
 
 def _config(arguments: Arguments) -> RunConfig:
@@ -237,7 +228,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
     add("pipeline", _pipeline, "all of the above in order", config="required")
     add("runs", _runs, "list the runs and what they measured")
-    add("doctor", _doctor, "check this machine, each finding with its fix")
+    board = add("tensorboard", _tensorboard, "the curves of all runs in a browser, live")
+    board.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
+    board.add_argument("--port", type=int, default=6006, metavar="NUMBER", help="6006, if not given")
+    doctor = add("doctor", _doctor, "check this machine, each finding with its fix")
+    doctor.add_argument("--json", action="store_true", help="the findings as JSON, for a bug report")
     return parser
 
 

@@ -73,8 +73,9 @@ def describe(root: Path) -> dict[str, Any]:
     return {
         "git_commit": _git(root, "rev-parse", "HEAD"),
         "git_diff_sha256": _diff_hash(root),
+        "source_sha256": source_sha256(Path(__file__).parent),
         "lock_sha256": sha256_file(root / "uv.lock") if (root / "uv.lock").is_file() else None,
-        "image": os.environ.get("SOLOTUNE_IMAGE"),
+        "image": _image(),
         "python": platform.python_version(),
         "libraries": library_versions(),
         "platform": platform.platform(),
@@ -82,6 +83,22 @@ def describe(root: Path) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "gpu": gpus(),
     }
+
+
+def source_sha256(package: Path) -> str:
+    """One hash over the Python files of a folder; tells the code where there is no git, as in an image.
+
+    Of lines `sha256  path`, sorted by path, as sha256sum writes them.
+    """
+    paths = sorted(p.relative_to(package).as_posix() for p in package.rglob("*.py"))
+    return sha256_text("".join(f"{sha256_file(package / path)}  {path}\n" for path in paths))
+
+
+def _image() -> dict[str, str | None] | None:
+    """The image that this runs in: its id, the lock and the commit that it was built from; None outside."""
+    keys = {"id": "SOLOTUNE_IMAGE", "lock_sha256": "SOLOTUNE_IMAGE_LOCK", "revision": "SOLOTUNE_IMAGE_REVISION"}
+    found = {key: os.environ.get(name) or None for key, name in keys.items()}
+    return found if any(found.values()) else None
 
 
 def library_versions() -> dict[str, str]:
@@ -102,13 +119,18 @@ def is_wsl() -> bool:
 
 def gpus() -> list[dict[str, str]]:
     """Name, memory and driver of each GPU that nvidia-smi lists; empty without one."""
+    rows = nvidia_smi("--query-gpu=name,memory.total,driver_version")
+    return [{"name": r[0], "memory": r[1], "driver": r[2]} for r in rows if len(r) == 3]
+
+
+def nvidia_smi(query: str) -> list[list[str]]:
+    """What nvidia-smi answers, a list of cells for each line; empty without it."""
     wsl_path = "/usr/lib/wsl/lib/nvidia-smi"  # sudo and some shells drop this folder from PATH
     tool = shutil.which("nvidia-smi") or (wsl_path if Path(wsl_path).exists() else None)
     if tool is None:
         return []
-    text = _output([tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
-    rows = [[cell.strip() for cell in line.split(",")] for line in (text or "").splitlines()]
-    return [{"name": r[0], "memory": r[1], "driver": r[2]} for r in rows if len(r) == 3]
+    text = _output([tool, query, "--format=csv,noheader"])
+    return [[cell.strip() for cell in line.split(",")] for line in (text or "").splitlines()]
 
 
 def _git(root: Path, *arguments: str) -> str | None:

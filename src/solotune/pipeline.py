@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from solotune import known_errors
 from solotune.artifacts.files import read_record
 from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
 from solotune.artifacts.splits_dir import SplitsDir
@@ -30,7 +31,12 @@ class StageFailed(SolotuneError):
             "evaluate": f"The adapter is whole; go on with `invoke evaluate --run {run_id}`",
             "export": f"The adapter is whole and measured; go on with `invoke export --run {run_id} --merge`",
         }
-        super().__init__(f"{name} failed", afterwards.get(name, "The stages before it need no repetition"))
+        # What ends a stage from outside leaves it no time to say why.
+        known = known_errors.explain("", exit_code)
+        super().__init__(
+            f"{name} failed" + (f" with exit code {exit_code}: {known.cause}" if known else ""),
+            (f"{known.fix}\n" if known else "") + afterwards.get(name, "The stages before it need no repetition"),
+        )
         self.exit_code = exit_code
 
 
@@ -80,10 +86,11 @@ def _run_stage(command: list[str], run_id: str) -> None:
             continue  # the terminal has sent it to the stage too, which says what to do
         except Interrupted:
             process.terminate()  # SIGTERM came to this process alone: the stage saves and stops
+    code = 128 - code if code < 0 else code  # ended by a signal: as a shell tells it
     if code in (130, 143):
         raise Interrupted("", code)
     if code != 0:
-        raise StageFailed(command[0], run_id, code if code > 0 else 1)
+        raise StageFailed(command[0], run_id, code)
 
 
 def _print_summary(run_dir: RunDir, seconds: float) -> None:
