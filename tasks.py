@@ -1,13 +1,17 @@
-"""The golden path: `invoke --list` is its table of contents.
+"""The golden path: `invoke --list` is its table of contents, `invoke --dry TASK` prints what TASK would start.
 
-Needs only invoke. Runs stages in this Python when SOLOTUNE_RUNTIME=local, which scripts/local.sh sets.
+Needs only invoke and Docker: stages run in the container. With SOLOTUNE_RUNTIME=local, which the image and
+scripts/local.sh set, they run in this Python.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -16,6 +20,31 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 ROOT = Path(__file__).resolve().parent
+SHELL_FILES = (
+    "scripts/*.sh",
+    "docker/*.sh",
+    "docker/solotune",
+    ".devcontainer/*.sh",
+    ".ci/*",
+    "tests/wsl/*.*",
+    "tests/wsl/machine/[mu]*/**/*",
+)
+sys.path.insert(0, str(ROOT / "docker"))
+import container  # noqa: E402  beside the Dockerfile, on no other path
+
+
+@task(
+    help={
+        "base_image": "instead of the Dockerfile's, e.g. from a mirror",
+        "apt_snapshot": "an Ubuntu snapshot id instead of the Dockerfile's; 'today' for the archive as it is",
+        "no_cache": "every layer anew",
+    }
+)
+def build(c: Context, base_image: str = "", apt_snapshot: str = "", no_cache: bool = False) -> None:
+    """Build the pinned image."""
+    _on_host("build")
+    snapshot = {"": None, "today": ""}.get(apt_snapshot, apt_snapshot)
+    _leave(lambda: container.build(base_image, snapshot, no_cache=no_cache, dry=_dry(c)))
 
 
 @task(
@@ -23,101 +52,155 @@ ROOT = Path(__file__).resolve().parent
     iterable=["set"],
 )
 def fetch(c: Context, config: str, set: list[str]) -> None:
-    """Bring the base model, by revision; the only step with a network."""
-    _solotune("fetch", *_config(config, set))
+    """Bring the base model; the only step with a network."""
+    _solotune(c, "fetch", "fetch", *_config(config, set))
 
 
 @task(help={"config": "a YAML file of configs/", "replace": "replace splits made otherwise"}, iterable=["set"])
 def prepare(c: Context, config: str, set: list[str], replace: bool = False) -> None:
     """Raw rows -> train, val and test, with a ledger of every row."""
-    _solotune("prepare", *_config(config, set), *_flag("--replace", replace))
+    _solotune(c, "cpu", "prepare", *_config(config, set), *_flag("--replace", replace))
 
 
 @task(help={"config": "a YAML file of configs/", "vram": "plan for a card of this many GiB"}, iterable=["set"])
 def plan(c: Context, config: str, set: list[str], vram: str = "") -> None:
-    """Will it fit, how many steps, how long; before anything is loaded."""
-    _solotune("plan", *_config(config, set), *(["--vram", vram] if vram else []))
+    """Will it fit, and how long will it take, before anything loads."""
+    service = _service(config, set) if _has_gpu() and not vram else "cpu"
+    _solotune(c, service, "plan", *_config(config, set), *(["--vram", vram] if vram else []))
 
 
 @task(help={"config": "a YAML file of configs/", "resume": "go on with an unfinished run"}, iterable=["set"])
 def train(c: Context, set: list[str], config: str = "", resume: str = "") -> None:
     """Splits -> adapter, in runs/<run_id>/."""
     given = _config(config, set) if config else [word for value in set for word in ("--set", value)]
-    _solotune("train", *given, *(["--resume", resume] if resume else []))
+    service = _service(config, set) if config else _service_of_run(resume)
+    _stage(c, service, "train", *given, *(["--resume", resume] if resume else []))
 
 
 @task(help={"run": "run id, a unique prefix, or latest", "split": "instead of the config's"})
 def evaluate(c: Context, run: str, split: str = "") -> None:
     """Base and adapter on held-out rows -> eval_report.json."""
-    _solotune("evaluate", "--run", run, *(["--split", split] if split else []))
+    _stage(c, _service_of_run(run), "evaluate", "--run", run, *(["--split", split] if split else []))
 
 
 @task(help={"run": "run id, a unique prefix, or latest", "merge": "also merge the adapter into the base model"})
 def export(c: Context, run: str, merge: bool = False) -> None:
     """What people serve, with proof that it behaves like the adapter."""
-    _solotune("export", "--run", run, *_flag("--merge", merge))
+    _stage(c, _service_of_run(run), "export", "--run", run, *_flag("--merge", merge))
 
 
 @task(help={"config": "a YAML file of configs/"}, iterable=["set"])
 def pipeline(c: Context, config: str, set: list[str]) -> None:
     """All of the above in order."""
-    _solotune("pipeline", *_config(config, set))
+    _pipeline(c, config, set)
 
 
 @task
 def smoke(c: Context) -> None:
     """The whole chain, small and real: configs/smoke.yaml, on a CPU."""
-    _solotune("pipeline", "--config", "configs/smoke.yaml")
+    _pipeline(c, "configs/smoke.yaml", [])
 
 
 @task
 def runs(c: Context) -> None:
     """List the runs and what they measured."""
-    _solotune("runs")
+    _solotune(c, "cpu", "runs")
 
 
-@task
-def doctor(c: Context) -> None:
-    """Check this machine, each finding with its fix."""
-    _solotune("doctor")
+@task(help={"port": "on 127.0.0.1"})
+def tensorboard(c: Context, port: int = 6006) -> None:
+    """Curves of all runs, live; Ctrl-C ends it."""
+    if _is_local():
+        _solotune(c, "cpu", "tensorboard", "--port", str(port))
+    os.environ["TENSORBOARD_PORT"] = str(port)
+    everywhere = "0.0.0.0"  # noqa: S104  in the container; compose.yaml publishes it on 127.0.0.1
+    _stage(c, "tensorboard", "tensorboard", "--host", everywhere, "--port", str(port))
+
+
+@task(help={"cpu": "leave the GPU out"})
+def doctor(c: Context, cpu: bool = False) -> None:
+    """Check host and container, each finding with its fix."""
+    if _is_local():
+        _solotune(c, "cpu", "doctor")
+    service = "cpu" if cpu or not _has_gpu() else "gpu"
+    if _dry(c):
+        print("scripts/setup_wsl.sh")
+        _solotune(c, service, "doctor")
+    host = subprocess.run([ROOT / "scripts" / "setup_wsl.sh"], check=False).returncode
+    print(flush=True)
+    inside = _in_container(lambda: container.run(service, ["solotune", "doctor"]))
+    raise Exit(code=inside or host)
 
 
 @task(help={"k": "only tests whose name matches", "slow": "the slow ones too"})
 def test(c: Context, k: str = "", slow: bool = False) -> None:
     """Run the tests (quick ones; no network, no GPU)."""
+    if not _is_local():
+        again = ["invoke", "test", *_flag("--slow", slow), *(["-k", k] if k else [])]
+        _leave(lambda: container.run("cpu", again, dry=_dry(c)))
     marker = ["-m", "not docker and not gpu and not browser"] if slow else []
-    _python("-m", "pytest", "-q", *marker, *(["-k", k] if k else []))
+    _python(c, "-m", "pytest", "-q", *marker, *(["-k", k] if k else []))
 
 
 @task
 def lint(c: Context) -> None:
-    """ruff, mypy, import rules, shellcheck, yamllint."""
+    """Check style, types, import rules, Dockerfile, shell, YAML."""
+    if not _is_local():
+        _leave(lambda: container.run("cpu", ["invoke", "lint"], dry=_dry(c)))
     bin_ = Path(sys.executable).parent
-    shells = [str(p) for p in (*sorted(ROOT.glob("scripts/*.sh")), ROOT / ".ci" / "run")]
+    shells = [path for pattern in SHELL_FILES for path in sorted(ROOT.glob(pattern)) if path.is_file()]
     for command in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["lint-imports"],
-        ["shellcheck", *shells],
+        ["lint-imports", "--no-cache"],
+        ["hadolint", "docker/Dockerfile"],
+        ["shellcheck", *map(str, shells)],
         ["yamllint", "--strict", "."],
+        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.ca.yaml"],
     ):
         print("$", *command[:4], flush=True)
-        code = os.spawnv(os.P_WAIT, str(bin_ / command[0]), command)
+        code = 0 if _dry(c) else os.spawnv(os.P_WAIT, str(bin_ / command[0]), command)
         if code:
             raise Exit(f"{command[0]} found something", code)
 
 
+@task(help={"package": "only this one (repeatable); all of them otherwise"}, iterable=["package"])
+def lock(c: Context, package: list[str]) -> None:
+    """Take newer versions into uv.lock, and say what to check."""
+    which = [word for name in package for word in ("--upgrade-package", name)] or ["--upgrade"]
+    if _dry(c):
+        print("python3 scripts/bootstrap_uv.py  # the pinned uv")
+        print("uv lock", *which)
+        return
+    brought = subprocess.run(
+        [sys.executable, "-I", "scripts/bootstrap_uv.py"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    code = (
+        brought.returncode or subprocess.run([brought.stdout.strip(), "lock", *which], cwd=ROOT, check=False).returncode
+    )
+    if code:
+        raise Exit("uv.lock is as it was", code)
+    print('next: CONTRIBUTING.md, "Dependencies", says what to check; `git diff uv.lock` shows what changed')
+
+
+@task(help={"cpu": "leave the GPU out"})
+def shell(c: Context, cpu: bool = False) -> None:
+    """A shell in the container, where the stages run."""
+    _on_host("shell")
+    _leave(lambda: container.run("cpu" if cpu or not _has_gpu() else "gpu", ["bash"], dry=_dry(c)))
+
+
 @task(help={"yes": "really delete"})
 def clean(c: Context, yes: bool = False) -> None:
-    """Say which runs, splits and models there are; --yes deletes them."""
+    """Say what could be deleted; --yes deletes it."""
     folders = [p for p in (ROOT / "runs", ROOT / "data" / "splits", ROOT / "models") if p.is_dir() and any(p.iterdir())]
     for folder in folders:
         print(f"{'deleting' if yes else 'would delete'} {folder.relative_to(ROOT)}/")
         if yes:
             shutil.rmtree(folder)
     if folders and not yes:
-        print("`invoke clean --yes` does it")
+        print(f"`{os.environ.get('SOLOTUNE_COMMAND', 'invoke')} clean --yes` does it")
 
 
 def _config(config: str, overrides: list[str]) -> list[str]:
@@ -128,20 +211,117 @@ def _flag(name: str, given: bool) -> list[str]:
     return [name] if given else []
 
 
-def _solotune(*arguments: str) -> None:
-    """Becomes the stage: its exit code, signals and progress bar are the terminal's own."""
-    if os.environ.get("SOLOTUNE_RUNTIME") != "local":
-        raise Exit(
-            "no container to run in: use `scripts/local.sh TASK`, which needs neither Docker nor a GPU",
-            code=2,
+def _pipeline(c: Context, config: str, overrides: list[str]) -> None:
+    given = _config(config, overrides)
+    if not _is_local():  # where a network is needed, and nowhere else
+        code = _in_container(
+            lambda: container.run("fetch", ["solotune", "fetch", *given], network_ca=True, dry=_dry(c))
         )
-    _python("-P", "-m", "solotune", *arguments)
+        if code:
+            raise Exit(code=code)
+    _stage(c, _service(config, overrides), "pipeline", *given)
 
 
-def _python(*arguments: str) -> None:
+def _solotune(c: Context, service: str, *arguments: str) -> None:
+    """A command of a few seconds, or one that may run beside others."""
+    if not _is_local():
+        command = ["solotune", *arguments]
+        _leave(lambda: container.run(service, command, network_ca=service == "fetch", dry=_dry(c)))
+    _python(c, "-P", "-m", "solotune", *arguments)
+
+
+def _stage(c: Context, service: str, *arguments: str) -> None:
+    """A stage that may run for hours: one at a time on a service, which `docker compose stop` ends."""
+    if not _is_local():
+        _leave(lambda: container.run_stage(service, ["solotune", *arguments], dry=_dry(c)))
+    _python(c, "-P", "-m", "solotune", *arguments)
+
+
+def _python(c: Context, *arguments: str) -> None:
+    """Becomes the command: its exit code, signals and progress bar are the terminal's own."""
+    command = [sys.executable, *arguments]
+    if _dry(c):
+        print(*command)
+        raise Exit(code=0)
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, *arguments])
+    os.execv(sys.executable, command)
 
 
-namespace = Collection(fetch, prepare, plan, train, evaluate, export, pipeline, smoke, runs, doctor, test, lint, clean)
+def _leave(start: Callable[[], int]) -> None:
+    raise Exit(code=_in_container(start))
+
+
+def _in_container(start: Callable[[], int]) -> int:
+    try:
+        return start()
+    except container.Refused as refused:
+        raise Exit(str(refused), code=2) from None
+    except KeyboardInterrupt:  # before the container had the terminal
+        return 130
+
+
+def _is_local() -> bool:
+    return os.environ.get("SOLOTUNE_RUNTIME") == "local"
+
+
+def _on_host(name: str) -> None:
+    if _is_local():
+        raise Exit(f"`invoke {name}` is for the host: here you are where the stages run already", code=2)
+
+
+def _dry(c: Context) -> bool:
+    return bool(c.config.run.dry)
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/dxg").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _service(config: str, overrides: list[str]) -> str:
+    """gpu or cpu, as the config's `device` says; the stage itself checks the config."""
+    given = [value.partition("=")[2] for value in overrides if value.startswith("device=")]
+    device = given[-1] if given else _device(ROOT / config, depth=8)
+    return "cpu" if device == "cpu" else "gpu"
+
+
+def _service_of_run(run: str) -> str:
+    known = sorted(path.parent.name for path in ROOT.glob("runs/*/config.yaml"))
+    run = run.removeprefix("runs/").strip("/")
+    matching = known[-1:] if run == "latest" else [name for name in known if name.startswith(run)]
+    # Without such a run there is nothing to do on a GPU but to say so.
+    return _service(f"runs/{matching[0]}/config.yaml", []) if matching else "cpu"
+
+
+def _device(config: Path, depth: int) -> str | None:
+    """`device` of a config, or of the last of those that it extends. Two keys of one line each need no YAML parser."""
+    if not config.is_file() or depth == 0:
+        return None if config.is_file() else "cpu"  # the stage says that it isn't there
+    text = config.read_text(encoding="utf-8", errors="replace")
+    if own := re.search(r"^device:\s*[\"']?(\w+)", text, re.MULTILINE):
+        return own[1]
+    extends = re.search(r"^extends:(.*(?:\n[ \t]*-.*|\n[ \t]*#.*|\n[ \t]*$)*)", text, re.MULTILINE)
+    parents = re.findall(r"[^\s\[\],\"']+\.ya?ml", re.sub(r"#.*", "", extends[1])) if extends else []
+    devices = [_device(config.parent / parent, depth - 1) for parent in parents]
+    return next((device for device in reversed(devices) if device), None)
+
+
+namespace = Collection(
+    build,
+    doctor,
+    fetch,
+    prepare,
+    plan,
+    train,
+    evaluate,
+    export,
+    pipeline,
+    smoke,
+    runs,
+    tensorboard,
+    test,
+    lint,
+    lock,
+    shell,
+    clean,
+)
 namespace.configure({"auto_dash_names": True})

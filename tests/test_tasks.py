@@ -47,11 +47,110 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
     ]
 
 
-def test_without_a_runtime_the_way_out_is_told(started: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SOLOTUNE_RUNTIME")
-    with pytest.raises(Exit, match=r"scripts/local\.sh"):
-        tasks.runs(MockContext())
+def test_on_the_host_each_stage_goes_to_the_service_that_its_config_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.delenv("SOLOTUNE_RUNTIME", raising=False)
+    monkeypatch.setattr(tasks, "_has_gpu", lambda: True)
+    monkeypatch.setattr(tasks.container, "run", lambda service, words, **_: started.append((service, *words)) or 0)
+    monkeypatch.setattr(
+        tasks.container, "run_stage", lambda service, words, **_: started.append((service, "as service", *words)) or 0
+    )
+    c = MockContext()
+    for task in (
+        lambda: tasks.fetch(c, "configs/sft_qlora.yaml", []),
+        lambda: tasks.prepare(c, "configs/sft_qlora.yaml", []),
+        lambda: tasks.plan(c, "configs/sft_qlora.yaml", []),
+        lambda: tasks.plan(c, "configs/sft_qlora.yaml", [], vram="24"),
+        lambda: tasks.train(c, [], config="configs/sft_qlora.yaml"),
+        lambda: tasks.train(c, ["device=cpu"], config="configs/sft_qlora.yaml"),
+        lambda: tasks.train(c, [], config="configs/smoke.yaml"),
+        lambda: tasks.train(c, [], config="configs/not_there.yaml"),
+        lambda: tasks.smoke(c),
+        lambda: tasks.runs(c),
+        lambda: tasks.test(c, k="x"),
+        lambda: tasks.lint(c),
+        lambda: tasks.shell(c),
+    ):
+        with pytest.raises(Exit) as left:
+            task()
+        assert left.value.code == 0
+    qlora = ("--config", "configs/sft_qlora.yaml")
+    smoke = ("--config", "configs/smoke.yaml")
+    assert started == [
+        ("fetch", "solotune", "fetch", *qlora),
+        ("cpu", "solotune", "prepare", *qlora),
+        ("gpu", "solotune", "plan", *qlora),
+        ("cpu", "solotune", "plan", *qlora, "--vram", "24"),
+        ("gpu", "as service", "solotune", "train", *qlora),
+        ("cpu", "as service", "solotune", "train", *qlora, "--set", "device=cpu"),
+        ("cpu", "as service", "solotune", "train", *smoke),
+        ("cpu", "as service", "solotune", "train", "--config", "configs/not_there.yaml"),
+        ("fetch", "solotune", "fetch", *smoke),
+        ("cpu", "as service", "solotune", "pipeline", *smoke),
+        ("cpu", "solotune", "runs"),
+        ("cpu", "invoke", "test", "-k", "x"),
+        ("cpu", "invoke", "lint"),
+        ("gpu", "bash"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "service"),
+    [
+        ({"a.yaml": "device: cpu\n"}, "cpu"),
+        ({"a.yaml": "device: 'cpu'   # small\n"}, "cpu"),
+        ({"a.yaml": "seed: 1\n"}, "gpu"),
+        ({"a.yaml": "device: cuda\n"}, "gpu"),
+        ({"a.yaml": "# device: cpu\n"}, "gpu"),
+        ({"a.yaml": "model:\n  device: cpu\n"}, "gpu"),
+        ({"a.yaml": "extends: b.yaml\n", "b.yaml": "device: cpu\n"}, "cpu"),
+        ({"a.yaml": "extends: [b.yaml, c.yaml]\n", "b.yaml": "device: cpu\n", "c.yaml": "device: cuda\n"}, "gpu"),
+        ({"a.yaml": "extends: [c.yaml, b.yaml]\n", "b.yaml": "device: cpu\n", "c.yaml": "device: cuda\n"}, "cpu"),
+        (
+            {"a.yaml": "extends:   # two\n  - c.yaml\n  - b.yaml # last\n", "b.yaml": "device: cpu\n", "c.yaml": ""},
+            "cpu",
+        ),
+        ({"a.yaml": "extends: b.yaml\ndevice: cuda\n", "b.yaml": "device: cpu\n"}, "gpu"),
+        ({"a.yaml": "extends: a.yaml\n"}, "gpu"),
+    ],
+)
+def test_the_service_follows_from_device(
+    files: dict[str, str], service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "ROOT", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert tasks._service("a.yaml", []) == service
+    assert tasks._service("a.yaml", ["device=cpu"]) == "cpu"
+    assert tasks._service("a.yaml", ["device=cpu", "device=cuda"]) == "gpu"
+
+
+def test_the_service_of_a_run_is_that_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "ROOT", tmp_path)
+    for run, device in (("20260101-a", "cpu"), ("20260102-b", "cuda")):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "config.yaml").write_text(f"seed: 0\ndevice: {device}\n")
+    assert tasks._service_of_run("latest") == "gpu"
+    assert tasks._service_of_run("20260101") == "cpu"
+    assert tasks._service_of_run("runs/20260101-a/") == "cpu"
+    assert tasks._service_of_run("nothing") == "cpu"
+
+
+def test_every_config_of_the_repository_goes_where_the_loader_says() -> None:
+    from solotune.config.load import load
+
+    for path in [*ROOT.glob("configs/*.yaml")]:
+        wanted = "cpu" if load(path).device == "cpu" else "gpu"
+        assert tasks._service(str(path.relative_to(ROOT)), []) == wanted, path
+
+
+def test_dry_starts_nothing(started: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    c = MockContext()
+    c.config.run.dry = True
+    with pytest.raises(Exit):
+        tasks.evaluate(c, "latest")
     assert started == []
+    assert "solotune evaluate --run latest" in capsys.readouterr().out
 
 
 def test_clean_only_says_what_it_would_delete(

@@ -1,0 +1,208 @@
+"""The image: what is in it, what isn't, and that it is made again the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.docker.conftest import BASE, CERTIFICATES, ROOT, Checkout, docker
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+
+IMAGE = "solotune:latest"
+
+
+def run(*command: str, image: str = IMAGE, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    hardened = ("--network", "none", "--read-only", "--volume", "/cache", "--cap-drop", "ALL")
+    return docker("run", "--rm", *hardened, *options, image, *command, check=False)
+
+
+def config(image: str = IMAGE) -> dict[str, object]:
+    return json.loads(docker("image", "inspect", image).stdout)[0]["Config"]
+
+
+def test_it_is_at_most_8_gb(checkout: Checkout) -> None:
+    size = int(docker("image", "inspect", "--format", "{{.Size}}", IMAGE).stdout)
+    print(f"\nimage: {size / 1e9:.2f} GB")
+    print(docker("history", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE).stdout)
+    assert size <= 8e9
+
+
+def test_it_runs_as_the_user_who_built_it(checkout: Checkout) -> None:
+    assert config()["User"] == f"{checkout.user.uid}:{checkout.user.gid}"
+    assert run("id", "-un").stdout.strip() == "trainer"
+
+
+def test_nothing_of_it_belongs_to_that_user_but_home_and_cache(checkout: Checkout) -> None:
+    found = run("find", "/", "-xdev", "-user", "trainer", "-not", "-path", "/home/*", "-not", "-path", "/proc/*")
+    assert set(found.stdout.split()) <= {"/cache", "/home"}
+
+
+def test_the_venv_and_the_source_cannot_be_written(checkout: Checkout) -> None:
+    tried = docker("run", "--rm", IMAGE, "sh", "-c", "touch /venv/x; touch /app/src/x; touch /app/x; true")
+    assert tried.stderr.count("Permission denied") == 3
+
+
+def test_its_labels_say_where_it_comes_from(checkout: Checkout) -> None:
+    labels = config()["Labels"]
+    assert isinstance(labels, dict)
+    commit = checkout.user.run("git", "rev-parse", "HEAD", cwd=checkout.root).stdout.strip()
+    assert labels["org.opencontainers.image.revision"] == commit
+    assert labels["org.opencontainers.image.base.name"] == BASE
+    lock = subprocess.run(["sha256sum", checkout.root / "uv.lock"], capture_output=True, text=True, check=True).stdout
+    assert labels["solotune.lock.sha256"] == lock.split()[0]
+    environment = config()["Env"]
+    assert isinstance(environment, list)
+    assert f"SOLOTUNE_IMAGE_LOCK={lock.split()[0]}" in environment
+    assert "NVIDIA_REQUIRE_CUDA=cuda>=13.0" in environment
+    assert "PYTHONSAFEPATH=1" in environment
+
+
+def test_it_holds_the_locked_versions_and_they_import(checkout: Checkout) -> None:
+    code = (
+        "import importlib.metadata as m, bitsandbytes, peft, torch, transformers, trl.trainer.sft_trainer;"
+        "print(*sorted(f'{d.name.lower()}=={d.version}' for d in m.distributions()), sep='\\n')"
+    )
+    done = run("python", "-W", "ignore", "-c", code, options=("--tmpfs", "/tmp"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    locked = {
+        f"{p['name'].replace('_', '-')}=={p['version']}"
+        for p in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    }
+    installed = {line.replace("_", "-").replace(".", "-", 0) for line in done.stdout.split()}
+    strange = {i for i in installed if i not in locked and not i.startswith(("pip==", "setuptools=="))}
+    assert len(installed) > 80
+    assert {s.replace(".", "-", s.partition("==")[0].count(".")) for s in strange} <= locked
+
+
+def test_triton_has_its_compiler_and_nobody_has_nvcc(checkout: Checkout) -> None:
+    compiled = (
+        "echo '#include <Python.h>\nint x;' > /tmp/x.c &&"
+        "cc -shared -fPIC $(python3-config --includes) /tmp/x.c -o /tmp/x.so && ! command -v nvcc"
+    )
+    done = run("sh", "-c", compiled, options=("--tmpfs", "/tmp"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_starts_as_fast_as_outside(checkout: Checkout) -> None:
+    """From the command to the first line of Python, over the bare venv: at most 2 s more."""
+
+    def seconds(*command: str | Path) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, cwd=checkout.root)
+            times.append(time.perf_counter() - start)
+        return sorted(times)[2]
+
+    bare = seconds(ROOT / ".venv" / "bin" / "python", "-c", "print('first line')")
+    environment = [f"{k}={v}" for k, v in checkout.variables.items()]
+    inside = ["docker", "compose", "run", "--rm", "--no-TTY", "cpu", "python", "-c", "print('first line')"]
+    there = seconds("env", *environment, *inside)
+    print(f"\nfirst line of Python: {bare:.3f} s in the bare venv, {there:.3f} s in a container (median of 5)")
+    assert there - bare <= 2
+
+
+def timed_build(checkout: Checkout) -> tuple[float, str]:
+    start = time.perf_counter()
+    built = checkout.build(env={"BUILDKIT_PROGRESS": "plain"})
+    assert built.returncode == 0, built.stderr[-2000:]
+    return time.perf_counter() - start, built.stdout + built.stderr
+
+
+def test_a_source_change_is_built_in_5_s(checkout: Checkout) -> None:
+    changed = checkout.root / "src" / "solotune" / "__init__.py"
+    text = changed.read_text()
+    changed.write_text(text + "# a change\n")
+    try:
+        seconds, _ = timed_build(checkout)
+    finally:
+        changed.write_text(text)
+    again, _ = timed_build(checkout)
+    print(f"\nrebuild after a source change: {seconds:.1f} s, and back: {again:.1f} s")
+    assert seconds <= 5
+
+
+def test_a_dependency_change_builds_the_venv_stage_alone(checkout: Checkout) -> None:
+    files = [checkout.root / "pyproject.toml", checkout.root / "uv.lock"]
+    texts = [file.read_text() for file in files]
+    files[0].write_text(texts[0].replace("dev = [", 'dev = [\n    "iniconfig",'))
+    try:
+        locked = checkout.invoke("lock", "--package", "iniconfig")
+        assert locked.returncode == 0, locked.stderr
+        assert files[1].read_text() != texts[1]
+        seconds, log = timed_build(checkout)
+    finally:
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+    timed_build(checkout)
+    print(f"\nrebuild after a dependency change, wheels at hand: {seconds:.1f} s")
+    steps = dict(line.split(" ", 1) for line in log.splitlines() if line.startswith("#") and " [" in line)
+    cached = {line.split()[0] for line in log.splitlines() if line.endswith("CACHED")}
+    built = {name for number, name in steps.items() if number not in cached}
+    assert any("uv sync" in name for name in built)
+    assert not any("install-os.sh" in name for name in built), built
+
+
+def test_no_secret_is_in_any_layer(checkout: Checkout, shared: Path) -> None:
+    """A token in the environment, in .env and in the rows, and a private CA: none of them is in the image."""
+    canary = f"canary-{os.urandom(12).hex()}"
+    bundle = shared / "bundle.pem"
+    bundle.write_text(f"# {canary}\n{Path(CERTIFICATES).read_text()}")
+    planted = [checkout.root / ".env", checkout.root / "data" / "raw" / "private.jsonl"]
+    for path in planted:
+        path.write_text(f"HF_TOKEN={canary}\n")
+    tag = "solotune-canary:latest"
+    docker("builder", "prune", "--force")  # two whole builds are 25 GB
+    try:
+        built = checkout.build(
+            "--no-cache", env={"HF_TOKEN": canary, "EXTRA_CA_FILE": str(bundle), "SOLOTUNE_IMAGE_TAG": tag}
+        )
+        assert built.returncode == 0, built.stderr[-2000:]
+        assert canary not in docker("history", "--no-trunc", tag).stdout + docker("image", "inspect", tag).stdout
+        assert bytes_in_image(tag, canary.encode()) == []
+        assert bytes_in_image(tag, b"def load_base_model") != [], "the search finds what is there"
+        differing = differing_files(IMAGE, tag)
+        print(f"\ntwo builds, the second without any cache: {len(differing)} files differ {differing[:20]}")
+        assert differing == []
+    finally:
+        for path in planted:
+            path.unlink()
+        docker("image", "rm", "--force", tag, check=False)
+        docker("builder", "prune", "--force")
+
+
+def bytes_in_image(tag: str, wanted: bytes) -> list[str]:
+    """Files of any layer that hold `wanted`."""
+    found = []
+    with subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE) as saved:
+        assert saved.stdout is not None
+        with tarfile.open(fileobj=saved.stdout, mode="r|") as image:
+            for layer in image:
+                stream = image.extractfile(layer)
+                if stream is None:
+                    continue
+                rest = b""
+                while block := stream.read(1 << 22):
+                    if wanted in rest + block:
+                        found.append(layer.name)
+                        break
+                    rest = block[-len(wanted) :]
+    return found
+
+
+def differing_files(one: str, other: str) -> list[str]:
+    listing = "find / -xdev -type f -not -path '/proc/*' -not -path '/sys/*' -print0 | sort -z | xargs -0 sha256sum"
+    links = "find / -xdev -type l -printf '%l  %p\\n' | sort; find / -xdev -printf '%M %U:%G %p\\n' | sort"
+    lines = []
+    for image in (one, other):
+        done = docker("run", "--rm", "--user", "0", "--network", "none", image, "bash", "-c", f"{listing}; {links}")
+        lines.append(set(done.stdout.splitlines()))
+    injected = {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/.dockerenv"}  # by the engine, at the start
+    return sorted({line.split()[-1] for line in lines[0] ^ lines[1]} - injected)
