@@ -73,7 +73,7 @@ sync() {
     uv=$("$python" -I scripts/bootstrap_uv.py) || exit 1
 
     unset UV_LINK_MODE VIRTUAL_ENV
-    export UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv
+    export UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv UV_SYSTEM_CERTS=1
     if [ "$(head -n 2 "$STAMP" 2> /dev/null)" = "$(head -n 2 <<< "$wanted")" ]; then
         say "bringing .venv up to date with uv.lock, Python $version"
     else

@@ -5,19 +5,24 @@
 #     scripts/setup_wsl.sh [--check] [--json]     looks and changes nothing (the default)
 #     scripts/setup_wsl.sh --fix [--json]         first makes what is missing in this distribution: a venv with invoke
 #                                                 in ~/.local/share/solotune/invoke and its link in ~/.local/bin, and
-#                                                 the folders runs/ and data/splits/. Never touches Windows.
-#     --json                                      the findings as JSON, for bug reports
+#                                                 the folders runs/, data/splits/ and models/. Never touches Windows.
+#     --pull                                      looks for the GPU in a container even before the image is built: brings
+#                                                 the image's base, if neither is here
+#     --json                                      the findings as JSON, for bug reports; no user's name is in them
 #
 # One line a check:  ok | warn | FAIL | skip  name — what was found — why it matters and the fix
 # Exit status: 0 ready, 1 at least one FAIL, 2 wrong usage.
+#
+# In a file with CRLF no further line would run; the CR of this one falls into its comment.
+grep -qs $'\r' "$0" && printf '%s\n' "FAIL  line-endings — CRLF in $0 — bash cannot run it: sed -i 's/\r\$//' '$0', then again" && exit 1 #
 set -euo pipefail
 
-# In this order; check_NAME is below, and ends in one ok, warn, fail or skip. Two of them leave something for later
-# ones: nvidia_smi the driver_version, docker_engine the engine.
+# In this order; check_NAME is below, and ends in one ok, warn, fail or skip. Three of them leave something for later
+# ones: nvidia_smi the driver_version, docker the client, docker_engine the engine.
 CHECKS=(
     wsl wsl_release gpu_device libcuda nvidia_smi driver linux_driver
-    docker docker_engine docker_context compose toolkit systemd
-    checkout line_endings memory disk shm
+    docker docker_engine docker_context compose toolkit systemd gpu_container
+    checkout line_endings memory disk shm clock
     python invoke folders
 )
 FIXES=(fix_invoke fix_folders)
@@ -26,14 +31,17 @@ WSL_RELEASE_MIN=2.1.5  # older: GPU failures with containers
 KERNEL_MIN=5.10.43     # older: no CUDA in WSL
 DRIVER_MIN=580         # CUDA 13
 ENGINE_MIN=20.10       # BuildKit
-COMPOSE_MIN=2          # older: docker-compose of Python, another program
+COMPOSE_MIN=2.24       # older: compose.yaml is not tested with it; 1 is another program
 TOOLKIT_MIN=1.17.8     # CVE-2025-23266
 PYTHON_MIN=3.10        # of the host, for tasks.py
 INVOKE_MIN=2.2         # pyproject.toml
-MEMORY_GIB=15          # a 7-8B model passes through memory on its way to the GPU; a 16 GB VM shows 15.x
+MEMORY_GIB=15          # a 7-8B model, 16 GB, passes through memory on its way to the GPU; a 16 GB VM shows 15.x
+MEMORY_SWAP_GIB=19     # the model and what else runs; what WSL takes on a PC with 32 GB, swap included
 DISK_GIB=40            # image 8, build cache, models, runs
 DISK_LEAST_GIB=15      # the image does not build
 SHM_MIB=1000
+CLOCK_SECONDS=60
+FOLDERS=(runs data/splits models)
 
 # What is looked at; tests put something else here.
 : "${SOLOTUNE_ROOT:=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)}"
@@ -49,8 +57,12 @@ SHM_MIB=1000
 : "${INVOKE_HOME:=$HOME/.local/share/solotune/invoke}"
 : "${INVOKE_LINK:=$HOME/.local/bin/invoke}"
 : "${TOOL_SECONDS:=15}"
+: "${CONTAINER_SECONDS:=60}"
 
-export LC_ALL=C # tools answer in English
+IMAGE=${SOLOTUNE_IMAGE_TAG:-solotune:latest} # as in compose.yaml
+
+export LC_ALL=C                  # tools answer in English
+export PYTHONDONTWRITEBYTECODE=1 # looking writes nothing
 
 main() {
     read_arguments "$@"
@@ -73,7 +85,7 @@ main() {
 }
 
 read_arguments() {
-    mode='' json=no
+    mode='' json=no pull=no
     local argument
     for argument in "$@"; do
         case "$argument" in
@@ -83,9 +95,10 @@ read_arguments() {
             fi
             mode=${argument#--}
             ;;
+        --pull) pull=yes ;;
         --json) json=yes ;;
         -h | --help)
-            sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,/^# Exit/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) usage_error "unknown argument: $argument" ;;
@@ -94,7 +107,7 @@ read_arguments() {
 }
 
 usage_error() {
-    printf 'setup_wsl.sh: %s\nusage: setup_wsl.sh [--check | --fix] [--json] [-h]\n' "$1" >&2
+    printf 'setup_wsl.sh: %s\nusage: setup_wsl.sh [--check | --fix] [--pull] [--json] [-h]\n' "$1" >&2
     exit 2
 }
 
@@ -102,10 +115,10 @@ usage_error() {
 
 statuses=() names=() founds=() hints=()
 fails=0 warns=0
-name='' driver_version='' engine=''
+name='' driver_version='' client='' engine=''
 
 ok() { finding ok "$1" ''; }
-skip() { finding skip "$1" ''; }
+skip() { finding skip "$1" "${2-}"; }
 warn() {
     warns=$((warns + 1))
     finding warn "$1" "$2"
@@ -118,19 +131,29 @@ fail() {
 finding() {
     statuses+=("$1")
     names+=("${name//_/-}")
-    founds+=("$2")
-    hints+=("$3")
+    founds+=("$(private "$2")")
+    hints+=("$(private "$3")")
+}
+
+# Reports are pasted in public.
+private() {
+    local text=$1 tilde=\~/
+    if [ "$HOME" != / ]; then
+        text=${text//"$HOME/"/$tilde}
+    fi
+    printf '%s' "$text" | sed -E 's#([/\\]Users[/\\])[^/\\]+#\1…#g; s#/home/[^/ ]+#/home/…#g'
 }
 
 print_lines() {
-    local i
+    local i hint indented=$'\n          '
     for i in "${!names[@]}"; do
-        printf '%-4s  %s — %s%s\n' "${statuses[i]}" "${names[i]}" "${founds[i]}" "${hints[i]:+ — ${hints[i]}}"
+        hint=${hints[i]//$'\n'/$indented}
+        printf '%-4s  %s — %s%s\n' "${statuses[i]}" "${names[i]}" "${founds[i]}" "${hint:+ — $hint}"
     done
     if [ "$fails" -gt 0 ]; then
         printf '\nnot ready: %d FAIL, %d warn. Fix the first FAIL, then run this again.\n' "$fails" "$warns"
     else
-        printf '\nready (%d warn). Next: scripts/local.sh doctor\n' "$warns"
+        printf '\nready (%d warn). Next: invoke build, then invoke doctor\n' "$warns"
     fi
 }
 
@@ -149,6 +172,7 @@ print_json() {
 json_string() {
     local text=${1//\\/\\\\}
     text=${text//\"/\\\"}
+    text=${text//$'\n'/\\n}
     printf '"%s"' "${text//[$'\001'-$'\037']/ }"
 }
 
@@ -167,11 +191,14 @@ reason() {
         printf 'no answer in %s s' "$TOOL_SECONDS"
         return
     fi
-    text=$(printf '%s' "$text" | tr '\r' '\n' | tr -cd '[:print:]\n' | grep -m 1 . | cut -c 1-300) || true
+    text=$(first_line "$text")
     printf '%s' "${text:-exit status $status}"
 }
 
-first_version() { grep -m 1 -aoE '[0-9]+(\.[0-9]+)+' | sed -n 1p; }
+first_line() { printf '%s' "$1" | tr '\r' '\n' | tr -cd '[:print:]\n' | grep -m 1 . | cut -c 1-300 || true; }
+
+# Reads to the end: a tool that cannot write its second line fails.
+first_version() { grep -aoE '[0-9]+(\.[0-9]+)+' | sed -n 1p; }
 
 at_least() { printf '%s\n' "$2" "$1" | sort -VC; }
 
@@ -181,15 +208,6 @@ has() { command -v "$1" > /dev/null 2>&1; }
 free_kib() { df -Pk -- "$1" 2> /dev/null | awk 'NR == 2 { print $4 }'; }
 
 gib() { awk -v kib="$1" 'BEGIN { printf "%.1f GiB", kib / 1048576 }'; }
-
-# A path without the name of the user, since reports are pasted in public.
-short() {
-    case "$1" in
-    "$HOME" | "$HOME"/*) printf '%s' "~${1#"$HOME"}" ;;
-    /mnt/?/Users/*) printf '%s' "$1" | sed 's|^\(/mnt/./Users/\)[^/]*|\1…|' ;;
-    *) printf '%s' "$1" ;;
-    esac
-}
 
 # --- WSL and the GPU
 
@@ -333,6 +351,7 @@ check_docker() {
     if ! has "$DOCKER"; then
         fail "no docker command" "$(install_docker)"
     elif version=$(quick "$DOCKER" --version 2> /dev/null | first_version); then
+        client=$version
         ok "client $version"
     else
         docker_failure "$(reason "$DOCKER" --version)"
@@ -365,8 +384,8 @@ docker_failure() {
 
 check_docker_engine() {
     local version system
-    if ! has "$DOCKER"; then
-        skip "no docker command"
+    if [ -z "$client" ]; then
+        skip "no docker command that runs"
         return
     fi
     version=$(quick "$DOCKER" version --format '{{.Server.Version}}' 2> /dev/null) || {
@@ -405,8 +424,8 @@ check_docker_context() {
 
 check_compose() {
     local version
-    if ! has "$DOCKER"; then
-        skip "no docker command"
+    if [ -z "$client" ]; then
+        skip "no docker command that runs"
         return
     fi
     version=$(quick "$DOCKER" compose version --short 2> /dev/null | first_version) || version=''
@@ -419,21 +438,22 @@ check_compose() {
     fi
 }
 
+CONFIGURE_TOOLKIT='sudo nvidia-ctk runtime configure --runtime=docker, then sudo service docker restart'
+
 check_toolkit() {
     local version runtimes
-    local configure='sudo nvidia-ctk runtime configure --runtime=docker, then sudo systemctl restart docker'
     case "$engine" in
     '') skip "no engine answers" && return ;;
     desktop) skip "Docker Desktop has its own, nothing to install here" && return ;;
     esac
     if ! has nvidia-ctk; then
-        fail "no nvidia-container-toolkit" "the engine cannot hand a GPU to a container without it: install it (https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html), then $configure"
+        fail "no nvidia-container-toolkit" "the engine cannot hand a GPU to a container without it: install it (https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html), then $CONFIGURE_TOOLKIT"
         return
     fi
     version=$(quick nvidia-ctk --version 2> /dev/null | first_version) || version=0
     runtimes=$(quick "$DOCKER" info --format '{{json .Runtimes}}' 2> /dev/null) || runtimes=''
     if [[ $runtimes != *'"nvidia"'* ]]; then
-        fail "toolkit $version, and the engine has no nvidia runtime" "containers get no GPU: $configure"
+        fail "toolkit $version, and the engine has no nvidia runtime" "containers get no GPU: $CONFIGURE_TOOLKIT"
     elif ! at_least "$version" "$TOOLKIT_MIN"; then
         warn "toolkit $version" "a container can leave its bounds (CVE-2025-23266) before $TOOLKIT_MIN: sudo apt-get install --only-upgrade nvidia-container-toolkit"
     else
@@ -452,15 +472,86 @@ check_systemd() {
     fi
 }
 
+# A container gets the GPU as those of compose.yaml do.
+check_gpu_container() {
+    local image=$IMAGE text status=0
+    if [ -z "$engine" ]; then
+        skip "no engine answers"
+        return
+    elif [ -z "$driver_version" ]; then
+        skip "no GPU answers outside of containers"
+        return
+    fi
+    has_image "$image" || image=$(sed -n 's/^ARG BASE_IMAGE=//p' "$SOLOTUNE_ROOT/docker/Dockerfile")
+    if ! has_image "$image"; then
+        if [ "$pull" = no ]; then
+            skip "neither $IMAGE nor its base is here" "invoke build first, or scripts/setup_wsl.sh --pull"
+            return
+        fi
+        say "pulling ${image%@*}"
+        if ! text=$("$DOCKER" pull --quiet "$image" 2>&1); then
+            fail "${image%@*} does not come: $(first_line "$text")" "the image is built on it: mend the network, or Docker's proxy, then scripts/setup_wsl.sh --pull"
+            return
+        fi
+    fi
+    text=$(TOOL_SECONDS=$CONTAINER_SECONDS quick "$DOCKER" run --rm --network none --gpus all "$image" nvidia-smi -L 2>&1) || status=$?
+    if [ "$status" -eq 0 ] && [[ $text =~ GPU\ 0:\ ([^\(]+)\ \( ]]; then
+        ok "${BASH_REMATCH[1]} in ${image%@*}"
+    elif [ "$status" -eq 124 ]; then
+        fail "no answer in $CONTAINER_SECONDS s" "the engine hangs: restart Docker Desktop (an engine of the distribution: sudo service docker restart)"
+    else
+        container_failure "$text"
+    fi
+}
+
+has_image() { quick "$DOCKER" image inspect "$1" > /dev/null 2>&1; }
+
+container_failure() {
+    local known fix found
+    while IFS='|' read -r known fix; do
+        if found=$(grep -m 1 -o -e "$known.*" <<< "$1"); then
+            break
+        fi
+    done < <(container_fixes)
+    fail "$(first_line "${found:-nvidia-smi told none}")" "stages would not see the GPU either: $fix"
+}
+
+# What the output holds (a grep pattern)|the fix; the last line is for all else.
+container_fixes() {
+    local driver="update NVIDIA's driver ($DRIVER_MIN or later), then restart"
+    local hook="install nvidia-container-toolkit if it is missing, then $CONFIGURE_TOOLKIT"
+    local cdi='sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml'
+    local runtime=$CONFIGURE_TOOLKIT
+    if [ "$wsl" = 2 ]; then
+        driver="update NVIDIA's driver in Windows ($DRIVER_MIN or later), then in PowerShell: wsl --update; wsl --shutdown"
+    fi
+    if [ "$engine" = desktop ]; then
+        hook="update Docker Desktop and turn on Settings › General › Use the WSL 2 based engine"
+        cdi="Docker Desktop has no CDI devices: take nvidia.com/gpu=all out of Settings › Docker Engine and of compose files of your own"
+        runtime="Docker Desktop has no runtime of that name: take it out of Settings › Docker Engine"
+    fi
+    cat << FIXES
+could not select device driver|$hook
+failed to discover GPU vendor from CDI|$hook
+CDI device injection failed|$cdi
+unknown or invalid runtime name|$runtime
+nvidia-container-cli: .*no adapters were found|$driver
+nvidia-container-cli: .*unsatisfied condition: cuda>=|$driver
+Failed to initialize NVML: GPU access blocked|$driver
+Failed to initialize NVML: Unknown Error|restart Docker Desktop (an engine of the distribution: sudo service docker restart); if it comes back, "exec-opts": ["native.cgroupdriver=cgroupfs"] in /etc/docker/daemon.json and restart
+only 0 Devices available|a fault of some releases of Docker Desktop: update it, or go back to the release before
+FIXES
+    printf '|%s\n' "$hook"
+}
+
 # --- this folder and this machine
 
 check_checkout() {
-    local kind where
-    where=$(short "$SOLOTUNE_ROOT")
-    kind=$(findmnt -no FSTYPE -T "$SOLOTUNE_ROOT" 2> /dev/null) || kind=$(stat -f -c %T "$SOLOTUNE_ROOT" 2> /dev/null) || kind=unknown
-    case "$kind" in
-    9p | v9fs | drvfs | virtiofs)
-        warn "$where is a folder of Windows ($kind)" "every file access crosses to Windows, many times slower: git clone into a folder under ~ and work there"
+    local kind where=$SOLOTUNE_ROOT
+    kind=$(findmnt -no FSTYPE -T "$where" 2> /dev/null) || kind=$(stat -f -c %T "$where" 2> /dev/null) || kind=unknown
+    case "${wsl:-none} $kind $where" in
+    *\ 9p\ * | *\ v9fs\ * | *\ drvfs\ * | *\ virtiofs\ * | [12]\ *\ /mnt/?/*)
+        warn "$where is a folder of Windows ($kind)" "every file access crosses to Windows, many times slower: git clone . ~/solotune, and work there"
         ;;
     *) ok "$where on $kind" ;;
     esac
@@ -468,9 +559,9 @@ check_checkout() {
 
 check_line_endings() {
     local files crlf=''
-    files=$(find "$SOLOTUNE_ROOT" -mindepth 1 -name '.[!.]*' -type d -prune -o -path "$SOLOTUNE_ROOT/runs" -prune -o -path "$SOLOTUNE_ROOT/data" -prune -o \
-        -type f \( -name '*.sh' -o -name tasks.py -o -name 'Dockerfile*' -o -name '*.lock' \) -exec grep -l $'\r' {} + 2> /dev/null |
-        sort | sed "s|^$SOLOTUNE_ROOT/||" | tr '\n' ' ') || true
+    files=$(cd -- "$SOLOTUNE_ROOT" && find . -type d \( -name '.[!.]*' -o -path ./runs -o -path ./data -o -path ./models \) -prune -o \
+        -type f \( -name '*.sh' -o -name tasks.py -o -path './docker/*' -o -name '*.lock' \) -exec grep -l $'\r' {} + 2> /dev/null |
+        sort | sed 's|^\./||' | tr '\n' ' ') || true
     files=${files% }
     if [ -n "$files" ]; then
         fail "CRLF in $files" "Linux does not run such files: git config core.autocrlf input; sed -i 's/\\r\$//' $files"
@@ -487,7 +578,7 @@ check_line_endings() {
 }
 
 check_memory() {
-    local total swap found
+    local total swap found why
     total=$(awk '$1 == "MemTotal:" { print $2 }' "$PROC_MEMINFO" 2> /dev/null) || total=''
     swap=$(awk '$1 == "SwapTotal:" { print $2 }' "$PROC_MEMINFO" 2> /dev/null) || swap=0
     if [ -z "$total" ]; then
@@ -495,12 +586,13 @@ check_memory() {
         return
     fi
     found="$(gib "$total"), swap $(gib "${swap:-0}")"
-    if [ "$total" -ge $((MEMORY_GIB * 1048576)) ]; then
+    why="a 7-8B model wants $MEMORY_GIB GiB, $MEMORY_SWAP_GIB with swap: it passes through memory, and a process that finds none is killed (exit 137)"
+    if [ "$total" -ge $((MEMORY_GIB * 1048576)) ] && [ $((total + ${swap:-0})) -ge $((MEMORY_SWAP_GIB * 1048576)) ]; then
         ok "$found"
     elif [ -n "$wsl" ]; then
-        warn "$found" "a 7-8B model passes through memory, and a process that finds none is killed (exit 137). WSL takes half of the PC's memory; on one with 32 GB write into %UserProfile%\\.wslconfig: [wsl2] memory=24GB swap=16GB (each on its own line), then in PowerShell: wsl --shutdown"
+        warn "$found" "$why. WSL takes half of the PC's memory; on one with 32 GB write the lines below into %UserProfile%\\.wslconfig, then in PowerShell: wsl --shutdown"$'\n[wsl2]\nmemory=24GB\nswap=16GB'
     else
-        warn "$found" "a 7-8B model passes through memory, and a process that finds none is killed (exit 137): choose a smaller base model, or add swap"
+        warn "$found" "$why: choose a smaller base model, or add swap"
     fi
 }
 
@@ -516,7 +608,7 @@ check_disk() {
         [ -d "$place" ] || continue
         kib=$(free_kib "$place") || kib=''
         if [ -n "$kib" ] && { [ -z "$least" ] || [ "$kib" -lt "$least" ]; }; then
-            least=$kib where=$(short "$place")
+            least=$kib where=$place
         fi
     done
     if [ -z "$least" ]; then
@@ -538,7 +630,36 @@ check_shm() {
     elif [ "$kib" -ge $((SHM_MIB * 1024)) ]; then
         ok "$(gib "$kib") in $SHM_DIR"
     else
-        warn "$(gib "$kib") in $SHM_DIR" "data loaders die of a bus error outside the container (inside, compose.yaml sets its size): sudo mount -o remount,size=4G $SHM_DIR"
+        warn "$(gib "$kib") in $SHM_DIR" "only scripts/local.sh uses it, whose data loaders die of a bus error (a container has its own, shm_size of compose.yaml): sudo mount -o remount,size=4G $SHM_DIR"
+    fi
+}
+
+# The clock of WSL stands still while Windows sleeps.
+check_clock() {
+    local powershell=$WINDOWS_DRIVE/Windows/System32/WindowsPowerShell/v1.0/powershell.exe
+    local theirs='' whose=Windows behind why='apt and TLS refuse what expired or is still to come'
+    local fix='sudo hwclock -s, or in PowerShell: wsl --shutdown'
+    if [ "$wsl" = 2 ]; then
+        theirs=$(quick "$powershell" -NoProfile -Command '[DateTimeOffset]::UtcNow.ToUnixTimeSeconds()' 2> /dev/null | tr -cd 0-9) || theirs=''
+    else
+        fix='sudo timedatectl set-ntp true'
+    fi
+    if [ -z "$theirs" ] && has curl; then
+        whose=pypi.org
+        theirs=$(quick curl -sI -m 5 "http://$whose/" | sed -n 's/^[Dd]ate: //p') || theirs=''
+        theirs=$(date -d "${theirs:-none}" +%s 2> /dev/null) || theirs=''
+    fi
+    if [ -z "$theirs" ]; then
+        skip "nobody to compare it with"
+        return
+    fi
+    behind=$((theirs - $(date +%s)))
+    if [ "${behind#-}" -le "$CLOCK_SECONDS" ]; then
+        ok "that of $whose"
+    elif [ "$behind" -gt 0 ]; then
+        fail "$behind s behind $whose" "$why: $fix"
+    else
+        fail "${behind#-} s ahead of $whose" "$why: $fix"
     fi
 }
 
@@ -557,24 +678,22 @@ check_invoke() {
     if has invoke; then
         version=$(quick invoke --version 2> /dev/null | first_version) || version=''
         if [ -z "$version" ]; then
-            fail "invoke does not run: $(reason invoke --version)" "every command is an invoke task: rm $(short "$(command -v invoke)"), then scripts/setup_wsl.sh --fix"
+            fail "invoke does not run: $(reason invoke --version)" "every command is an invoke task: rm $(command -v invoke), then scripts/setup_wsl.sh --fix"
         elif at_least "$version" "$INVOKE_MIN"; then
             ok "invoke $version"
         else
             warn "invoke $version" "tasks.py is tested with $INVOKE_MIN or later: remove it, then scripts/setup_wsl.sh --fix"
         fi
     elif [ -x "$INVOKE_LINK" ]; then
-        warn "$(short "$INVOKE_LINK") is not in PATH" "the shell does not find invoke: log in again, or export PATH=$(short "$(dirname "$INVOKE_LINK")"):\$PATH"
+        warn "$INVOKE_LINK is not in PATH" "the shell does not find invoke: log in again, or export PATH=${INVOKE_LINK%/*}:\$PATH"
     else
         fail "no invoke" "every command is an invoke task: scripts/setup_wsl.sh --fix"
     fi
 }
 
-folders=(runs data/splits)
-
 check_folders() {
     local folder missing='' closed=''
-    for folder in "${folders[@]}"; do
+    for folder in "${FOLDERS[@]}"; do
         if [ ! -d "$SOLOTUNE_ROOT/$folder" ]; then
             missing+=" $folder/"
         elif [ ! -w "$SOLOTUNE_ROOT/$folder" ]; then
@@ -584,9 +703,9 @@ check_folders() {
     if [ -n "$closed" ]; then
         fail "not writable:$closed" "the container writes there as this user: sudo chown -R \$(id -u):\$(id -g)$closed"
     elif [ -n "$missing" ]; then
-        warn "missing:$missing" "the container mounts them and Docker would make them as root: scripts/setup_wsl.sh --fix"
+        warn "missing:$missing" "compose.yaml mounts them and stops where one is missing: scripts/setup_wsl.sh --fix"
     else
-        ok "${folders[*]}"
+        ok "${FOLDERS[*]}"
     fi
 }
 
@@ -597,7 +716,7 @@ fix_invoke() {
         return 0
     fi
     if [ -e "$INVOKE_LINK" ]; then
-        say "$(short "$INVOKE_LINK") is there and is no program: move it away"
+        say "$INVOKE_LINK is there and is no program: move it away"
         return 1
     fi
     local uv pin
@@ -608,18 +727,19 @@ fix_invoke() {
         inside && match($0, /\.whl", hash = "sha256:[0-9a-f]+/) {
             print "invoke==" version " --hash=" substr($0, RSTART + 15, RLENGTH - 15)
         }' "$SOLOTUNE_ROOT/uv.lock") || return 1
-    say "making a venv with invoke (${pin%% *}) in $(short "$INVOKE_HOME")"
+    say "making a venv with invoke (${pin%% *}) in $INVOKE_HOME"
     uv=$(python3 -I "$SOLOTUNE_ROOT/scripts/bootstrap_uv.py") || return 1
-    UV_PYTHON_DOWNLOADS=never "$uv" venv --quiet --clear --no-project --python "$(command -v python3)" "$INVOKE_HOME" || return 1
-    printf '%s\n' "$pin" | "$uv" pip install --quiet --require-hashes --no-build --python "$INVOKE_HOME" --requirement - || return 1
+    export UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 # a company's CA is in the store of the system
+    "$uv" venv --quiet --clear --no-project --python "$(command -v python3)" "$INVOKE_HOME" || return 1
+    printf '%s\n' "$pin" | "$uv" pip install --no-config --quiet --require-hashes --no-build --python "$INVOKE_HOME" --requirement - || return 1
     mkdir -p "$(dirname "$INVOKE_LINK")" || return 1
     ln -sfn "$INVOKE_HOME/bin/invoke" "$INVOKE_LINK"
-    say "linked $(short "$INVOKE_LINK")"
+    say "linked $INVOKE_LINK"
 }
 
 fix_folders() {
     local folder
-    for folder in "${folders[@]}"; do
+    for folder in "${FOLDERS[@]}"; do
         if [ ! -d "$SOLOTUNE_ROOT/$folder" ]; then
             say "making $folder/"
             mkdir -p "$SOLOTUNE_ROOT/$folder" || return 1

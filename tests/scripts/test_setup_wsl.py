@@ -1,4 +1,7 @@
-"""setup_wsl.sh on machines made of stubs: what it says, how it exits, and that it writes nothing unasked."""
+"""setup_wsl.sh on machines made of stubs: what it says, how it exits, and that it writes nothing unasked.
+
+Quick and without root; tests/wsl has the same on whole machines, with real tools at the real paths.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "setup_wsl.sh"
 CORE_TOOLS = (
-    *("awk", "bash", "cat", "cut", "dirname", "find", "grep", "ln", "mkdir"),
+    *("awk", "bash", "cat", "cut", "date", "dirname", "find", "grep", "ln", "mkdir"),
     *("sed", "sleep", "sort", "stat", "timeout", "tr"),
 )
 WSL2_KERNEL = "6.6.87.2-microsoft-standard-WSL2"
 GIB_IN_KIB = 1024 * 1024
+BASE_IMAGE = "nvidia/cuda:13@sha256:abc"
+DOCKER_RUN = "run --rm --network none --gpus all * nvidia-smi -L"
+GPU_LINE = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-0)"
+POWERSHELL = "windows/Windows/System32/WindowsPowerShell/v1.0"
 
 
 @dataclass
@@ -53,9 +60,10 @@ class Machine:
         self.tool("findmnt", {"*": "ext4"})
         self.tool("python3", {"*platform*": "3.12.3"})
         self.tool("invoke", {"--version": "Invoke 3.0.3"})
-        for name in ("runs", "data/splits", "scripts"):
+        for name in ("runs", "data/splits", "models", "scripts", "docker"):
             (self.folder / "project" / name).mkdir(parents=True)
         (self.folder / "project" / "tasks.py").write_bytes(b"import invoke\n")
+        (self.folder / "project" / "docker" / "Dockerfile").write_text(f"ARG BASE_IMAGE={BASE_IMAGE}\nARG BASE_IMAGE\n")
 
     def tool(self, name: str, answers: dict[str, str | tuple[int, str]], at: str = "bin") -> None:
         """A program that prints an answer by its arguments (shell patterns, the first that fits)."""
@@ -89,6 +97,12 @@ class Machine:
         self.tool("dpkg-query", {"*": (1, "no packages found matching nvidia-driver*")})
         answer = "".join(f"{letter}\\000" for letter in "WSL-Versie: 2.6.1.0") + "\\r\\000\\n\\000"  # UTF-16
         self.program("wsl.exe", f"#!/bin/sh\nprintf '{answer}'\n")
+        self.clock(0)
+
+    def clock(self, ahead: int) -> None:
+        """Windows' clock is so many seconds ahead."""
+        (self.folder / POWERSHELL).mkdir(parents=True, exist_ok=True)
+        self.program("powershell.exe", f"#!/bin/sh\nprintf '%d\\r\\n' $(($(date +%s) + {ahead}))\n", at=POWERSHELL)
 
     def docker(self, system: str, **other: str | tuple[int, str]) -> None:
         self.tool(
@@ -101,6 +115,8 @@ class Machine:
                 "info --format*DockerRootDir*": "/no/such/folder",
                 "context inspect*": "unix:///var/run/docker.sock",
                 "compose version*": "2.40.3-desktop.1",
+                "image inspect*": "[{}]",
+                DOCKER_RUN: GPU_LINE,
                 **other,
             },
         )
@@ -193,13 +209,20 @@ def test_native_engine_is_ready(native: Machine) -> None:
     assert states(findings, "ok") == set(findings)
     assert findings["docker-engine"].found == "native engine, Ubuntu 24.04.3 LTS, 29.1.3"
     assert findings["toolkit"].found == "toolkit 1.19.0"
+    assert findings["gpu-container"].found == "NVIDIA GeForce RTX 4090 in solotune:latest"
+
+
+def test_a_tool_that_says_more_after_its_version(native: Machine) -> None:
+    text = "NVIDIA Container Toolkit CLI version 1.19.0"
+    native.program("nvidia-ctk", f"#!/bin/sh\necho '{text}'\nsleep 0.2\necho 'commit: 1.2.3'\n")
+    assert native.findings()["toolkit"].found == "toolkit 1.19.0"
 
 
 def test_a_line_for_each_check_in_the_documented_form(desktop: Machine) -> None:
     answer = desktop.run()
     lines = answer.stdout.splitlines()
     assert lines[0] == f"ok    wsl — WSL 2, kernel {WSL2_KERNEL}"
-    assert lines[-1] == "ready (0 warn). Next: scripts/local.sh doctor"
+    assert lines[-1] == "ready (0 warn). Next: invoke build, then invoke doctor"
     assert len(lines) == len(desktop.findings()) + 2
     assert not answer.stderr
 
@@ -311,6 +334,23 @@ def no_systemd(machine: Machine) -> None:
     unsafe_toolkit(machine)
 
 
+def old_compose(machine: Machine) -> None:
+    machine.docker("Docker Desktop", **{"compose version*": "2.23.3"})
+
+
+def no_gpu_in_containers(machine: Machine) -> None:
+    text = "docker: Error response from daemon: could not select device driver nvidia with capabilities: [[gpu]]"
+    machine.docker("Docker Desktop", **{DOCKER_RUN: (125, text)})
+
+
+def containers_without_gpu(machine: Machine) -> None:
+    machine.docker("Docker Desktop", **{DOCKER_RUN: "No devices found."})
+
+
+def container_that_hangs(machine: Machine) -> None:
+    machine.docker("Docker Desktop", **{DOCKER_RUN: (124, "")})
+
+
 def on_windows(machine: Machine) -> None:
     machine.tool("findmnt", {"*": "9p"})
 
@@ -323,8 +363,16 @@ def autocrlf(machine: Machine) -> None:
     machine.tool("git", {"*config core.autocrlf": "true"})
 
 
+def crlf_for_the_image(machine: Machine) -> None:
+    (machine.folder / "project" / "docker" / "solotune").write_bytes(b"#!/bin/sh\r\n")
+
+
 def small_vm(machine: Machine) -> None:
     machine.memory(total=7, swap=2)
+
+
+def no_swap(machine: Machine) -> None:
+    machine.memory(total=16, swap=0)
 
 
 def full_windows_disk(machine: Machine) -> None:
@@ -337,6 +385,15 @@ def nearly_full_disk(machine: Machine) -> None:
 
 def small_shm(machine: Machine) -> None:
     machine.tool("df", {"*/shm": "Filesystem\nshm 9 9 65536 9% /", "*": "F\n/dev/sdc 9 9 1000000000 9% /"})
+
+
+def clock_behind(machine: Machine) -> None:
+    machine.clock(7200)
+
+
+def clock_of_a_server(machine: Machine) -> None:
+    machine.program("powershell.exe", "#!/bin/sh\nexit 1\n", at=POWERSHELL)
+    machine.tool("curl", {"*": "HTTP/1.1 301 Moved\r\ndate: Wed, 01 Jan 2020 00:00:00 GMT\r"})
 
 
 def old_python(machine: Machine) -> None:
@@ -388,6 +445,7 @@ CASES = [
     (remote_engine, "docker-context", "FAIL", "ssh://…", "docker context use default"),
     (remote_host_variable, "docker-context", "FAIL", "tcp://…", "unset DOCKER_HOST"),
     (no_compose, "compose", "FAIL", "not there", "update Docker Desktop"),
+    (old_compose, "compose", "FAIL", "Compose 2.23.3", "needs version 2.24 or later"),
     (
         no_toolkit,
         "toolkit",
@@ -404,13 +462,20 @@ CASES = [
     ),
     (unsafe_toolkit, "toolkit", "warn", "1.17.4", "1.17.8"),
     (no_systemd, "systemd", "warn", "does not run", "systemd=true"),
-    (on_windows, "checkout", "warn", "folder of Windows (9p)", "under ~"),
+    (no_gpu_in_containers, "gpu-container", "FAIL", "could not select device driver nvidia", "WSL 2 based engine"),
+    (containers_without_gpu, "gpu-container", "FAIL", "No devices found.", "WSL 2 based engine"),
+    (container_that_hangs, "gpu-container", "FAIL", "no answer in 60 s", "restart Docker Desktop"),
+    (on_windows, "checkout", "warn", "folder of Windows (9p)", "git clone . ~/solotune"),
     (crlf, "line-endings", "FAIL", "scripts/x.sh", r"sed -i 's/\r$//' scripts/x.sh"),
+    (crlf_for_the_image, "line-endings", "FAIL", "docker/solotune", r"sed -i 's/\r$//' docker/solotune"),
     (autocrlf, "line-endings", "warn", "core.autocrlf", "git config core.autocrlf input"),
-    (small_vm, "memory", "warn", "7.0 GiB, swap 2.0 GiB", "[wsl2] memory=24GB swap=16GB"),
+    (small_vm, "memory", "warn", "7.0 GiB, swap 2.0 GiB", "\n[wsl2]\nmemory=24GB\nswap=16GB"),
+    (no_swap, "memory", "warn", "16.0 GiB, swap 0.0 GiB", "19 with swap"),
     (full_windows_disk, "disk", "FAIL", "8.6 GiB free at", "make room"),
     (nearly_full_disk, "disk", "warn", "30.0 GiB free", "make room"),
     (small_shm, "shm", "warn", "0.1 GiB", "mount -o remount"),
+    (clock_behind, "clock", "FAIL", " s behind Windows", "sudo hwclock -s"),
+    (clock_of_a_server, "clock", "FAIL", " s ahead of pypi.org", "sudo hwclock -s"),
     (old_python, "python", "FAIL", "Python 3.8.10", "3.10 or later"),
     (no_invoke, "invoke", "FAIL", "no invoke", "scripts/setup_wsl.sh --fix"),
     (invoke_off_path, "invoke", "warn", "~/.local/bin/invoke", "export PATH=~/.local/bin:$PATH"),
@@ -428,12 +493,25 @@ def test_says_what_is_wrong_and_how_to_mend_it(desktop: Machine, change, name, s
 
 
 def test_every_check_but_those_that_cannot_fail_is_seen_failing() -> None:
-    assert len({case[1] for case in CASES}) == 20  # `driver` has a test of its own above
+    assert len({case[1] for case in CASES}) == 22  # `driver` has a test of its own above
 
 
 def test_wsl1_does_not_also_blame_the_driver(desktop: Machine) -> None:
     wsl1(desktop)
     assert states(desktop.findings(), "FAIL") == {"wsl"}
+
+
+def test_docker_that_is_not_integrated_is_told_once(desktop: Machine) -> None:
+    no_integration(desktop)
+    assert states(desktop.findings(), "FAIL") == {"docker"}
+
+
+def test_without_an_image_no_container_is_tried_until_pull_allows_it(desktop: Machine) -> None:
+    answers = {"image inspect*": (1, "No such image"), "pull --quiet nvidia/cuda*": (0, BASE_IMAGE)}
+    desktop.docker("Docker Desktop", **answers)
+    finding = desktop.findings()["gpu-container"]
+    assert (finding.status, finding.fix) == ("skip", "invoke build first, or scripts/setup_wsl.sh --pull")
+    assert desktop.findings("--pull")["gpu-container"].found == "NVIDIA GeForce RTX 4090 in nvidia/cuda:13"
 
 
 def test_plain_linux_skips_wsl_and_still_looks_at_docker(linux: Machine) -> None:

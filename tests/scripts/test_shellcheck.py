@@ -18,7 +18,10 @@ SCRIPTS = sorted(
         "docker/**/*.sh",
         ".devcontainer/**/*.sh",
         "benchmarks/**/*.sh",
+        "docker/solotune",
         ".ci/*",
+        "tests/wsl/*.*",
+        "tests/wsl/machine/[mu]*/**/*",
     )
     for path in ROOT.glob(pattern)
     if path.is_file()

@@ -1,0 +1,1 @@
+PATH="$PATH:/usr/lib/wsl/lib:/mnt/c/Windows/System32"
