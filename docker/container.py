@@ -332,7 +332,8 @@ def _start(
     )
     if stdin is not None:
         assert process.stdin is not None
-        process.stdin.write(stdin.encode())
+        with suppress(BrokenPipeError):  # it has ended before it read, and says why
+            process.stdin.write(stdin.encode())
         process.stdin.close()
     return process
 
