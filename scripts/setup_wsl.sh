@@ -579,7 +579,7 @@ check_checkout() {
 check_line_endings() {
     local files crlf=''
     files=$(cd -- "$SOLOTUNE_ROOT" && find . -type d \( -name .git -o -name '.venv*' -o -path ./runs -o -path ./data -o -path ./models \) -prune -o \
-        -type f \( -name '*.sh' -o -name '*.py' -path './.*' -o -name tasks.py -o -path './docker/*' -o -path './.ci/*' -o -name '*.lock' \) -exec grep -l $'\r' {} + 2> /dev/null |
+        -type f \( -name '*.sh' -o -name '*.py' -path './.*' -o -name tasks.py -o -path './docker/*' -o -path './.ci/*' -o -name '*.lock' \) -exec grep -lI $'\r' {} + 2> /dev/null |
         sort | sed 's|^\./||' | tr '\n' ' ') || true
     files=${files% }
     if [ -n "$files" ]; then

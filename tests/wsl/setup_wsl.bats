@@ -346,6 +346,12 @@ CASES
     says 'ok    line-endings — no CRLF'
 }
 
+@test "a CR in what Python compiled is none of a script" {
+    as_owner 'mkdir solotune/docker/host/__pycache__ && printf "\0\r\n" > solotune/docker/host/__pycache__/client.cpython-311.pyc'
+    check
+    says 'ok    line-endings — no CRLF'
+}
+
 @test "CRLF checkout; its fixes mend it" {
     as_owner 'rm solotune/.gitattributes'
     commit
