@@ -53,6 +53,7 @@ def build(c: Context, base_image: str = "", apt_snapshot: str = "", no_cache: bo
 )
 def fetch(c: Context, config: str, set: list[str]) -> None:
     """Bring the base model; the only step with a network."""
+    _refuse_elsewhere(config)
     _solotune(c, "fetch", "fetch", *_config(config, set))
 
 
@@ -123,9 +124,9 @@ def tensorboard(c: Context, port: int = 6006) -> None:
     """Curves of all runs, live; Ctrl-C ends it."""
     if _is_local():
         _solotune(c, "cpu", "tensorboard", "--port", str(port))
-    os.environ["TENSORBOARD_PORT"] = str(port)
     everywhere = "0.0.0.0"  # noqa: S104  in the container; compose.yaml publishes it on 127.0.0.1
-    _stage(c, "tensorboard", "tensorboard", "--host", everywhere, "--port", str(port))
+    command = ["solotune", "tensorboard", "--host", everywhere, "--port", str(port)]
+    _leave(lambda: container.run_stage("tensorboard", command, variables={"TENSORBOARD_PORT": str(port)}, dry=_dry(c)))
 
 
 @task(help={"cpu": "leave the GPU out"})
@@ -134,10 +135,11 @@ def doctor(c: Context, cpu: bool = False) -> None:
     if _is_local():
         _solotune(c, "cpu", "doctor")
     service = "cpu" if cpu or not _has_gpu() else "gpu"
+    host_part = ["scripts/setup_wsl.sh", *_flag("--cpu", cpu)]
     if _dry(c):
-        print("scripts/setup_wsl.sh")
+        print(*host_part)
         _solotune(c, service, "doctor")
-    host = subprocess.run([ROOT / "scripts" / "setup_wsl.sh"], check=False).returncode
+    host = subprocess.run(host_part, cwd=ROOT, check=False).returncode
     print(flush=True)
     inside = _in_container(lambda: container.run(service, ["solotune", "doctor"]))
     raise Exit(code=inside or host)
@@ -170,7 +172,7 @@ def lint(c: Context) -> None:
         ["yamllint", "--strict", "."],
         ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml", "compose.ca.yaml"],
     ):
-        print("$", *command[:4], flush=True)
+        print("$", *(command if _dry(c) else command[:4]), flush=True)
         code = 0 if _dry(c) else os.spawnv(os.P_WAIT, str(bin_ / command[0]), command)
         if code:
             raise Exit(f"{command[0]} found something", code)
@@ -205,6 +207,7 @@ def shell(c: Context, cpu: bool = False) -> None:
 @task(help={"yes": "really delete"})
 def clean(c: Context, yes: bool = False) -> None:
     """Say what could be deleted; --yes deletes it."""
+    yes = yes and not _dry(c)
     folders = [p for p in (ROOT / "runs", ROOT / "data" / "splits", ROOT / "models") if p.is_dir() and any(p.iterdir())]
     for folder in folders:
         print(f"{'deleting' if yes else 'would delete'} {folder.relative_to(ROOT)}/")
@@ -224,6 +227,7 @@ def _flag(name: str, given: bool) -> list[str]:
 
 def _pipeline(c: Context, config: str, overrides: list[str]) -> None:
     given = _config(config, overrides)
+    _refuse_elsewhere(config)
     if not _is_local():  # where a network is needed, and nowhere else
         code = _in_container(
             lambda: container.run("fetch", ["solotune", "fetch", *given], network_ca=True, dry=_dry(c))
@@ -231,6 +235,11 @@ def _pipeline(c: Context, config: str, overrides: list[str]) -> None:
         if code:
             raise Exit(code=code)
     _stage(c, _service(config, overrides), "pipeline", *given)
+
+
+def _refuse_elsewhere(config: str) -> None:
+    if not _is_local() and not (ROOT / config).resolve().is_relative_to(ROOT / "configs"):
+        raise Exit(f"{config}: fetch, which has a network, sees configs/ and nothing else of the checkout", code=2)
 
 
 def _solotune(c: Context, service: str, *arguments: str) -> None:

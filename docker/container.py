@@ -5,6 +5,7 @@ Imported by tasks.py on the host, and so made of the standard library alone and 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -23,8 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGE = os.environ.get("SOLOTUNE_IMAGE_TAG", "solotune:latest")
 WRITTEN = ("runs", "data/splits", "models")
 """Folders that are mounted. Docker would make a missing one as root, and compose.yaml tells it to refuse."""
+SETTINGS = ".env"
+"""What Compose reads by itself: so that commands typed by hand, editors and `invoke` mean the same containers."""
 ENVIRONMENT_FILES = ("docker/Dockerfile", "docker/install-os.sh", "docker/solotune", "docker/uv.txt", "uv.lock")
 
+_INTERACTIVE = ["--interactive", "--detach-keys", "ctrl-^,ctrl-_,ctrl-^"]
+"""Docker's own keys to detach, Ctrl-P Ctrl-Q, are typed by mistake."""
 _LOCAL = "`scripts/local.sh TASK` needs neither Docker nor a GPU"
 _COMPOSE = ["docker", "compose", "--progress", "quiet", "--file", "compose.yaml"]
 _TAIL = 16_384
@@ -68,27 +74,45 @@ def build(base_image: str = "", apt_snapshot: str | None = None, *, no_cache: bo
         _print_command(command, environment)
         return 0
     _require_docker()
-    return _explained(command, environment)
+    if sys.stderr.isatty():  # BuildKit draws its progress there; through a pipe it would print a line for each line
+        code = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+        _explain(_why_no_build() if code else "", code)
+    else:
+        code = _explained(command, environment)
+    if code == 0:
+        _require_image()
+    return code
 
 
-def run(service: str, command: Sequence[str], *, network_ca: bool = False, dry: bool = False) -> int:
+def run(
+    service: str,
+    command: Sequence[str],
+    *,
+    variables: Mapping[str, str] | None = None,
+    network_ca: bool = False,
+    dry: bool = False,
+) -> int:
     """Runs a command in a container of its own, removed afterwards; returns its exit code."""
-    name = f"solotune-{service}-{uuid.uuid4().hex[:8]}"
+    name = f"{_project()}-{service}-{uuid.uuid4().hex[:8]}"
     compose = [*_compose(network_ca), "run", "--rm", "--name", name]
-    compose += [*([] if _has_terminal() else ["--no-TTY"]), service, *command]
+    compose += [*([] if _has_terminal() else ["-T"]), service, *command]
+    given = _variables(variables, dry=dry)
     if dry:
-        _print_command(compose, _variables(None))
+        _print_command(compose, given)
         return 0
-    return _follow(compose, _variables(_require_image()), name)
+    code = _follow(compose, given, name)
+    return _wait_for_container(name, code)
 
 
-def run_stage(service: str, command: Sequence[str], *, dry: bool = False) -> int:
+def run_stage(
+    service: str, command: Sequence[str], *, variables: Mapping[str, str] | None = None, dry: bool = False
+) -> int:
     """Runs a stage as the service itself, one at a time; returns its exit code.
 
     `docker compose run` makes containers that `docker compose stop`, `ps` and `logs` don't see. A training is what
     these are for, so it becomes the service's own container: created with the stage's command, then attached to.
     """
-    container = f"solotune-{service}-1"
+    container = f"{_project()}-{service}-1"
     terminal = _has_terminal()
     stage = {
         "command": [word.replace("$", "$$") for word in command],  # compose interpolates $
@@ -98,24 +122,34 @@ def run_stage(service: str, command: Sequence[str], *, dry: bool = False) -> int
     }
     override = json.dumps({"services": {service: stage}})
     create = [*_COMPOSE, "--file", "-", "create", "--force-recreate", service]
-    attach = ["docker", "start", "--attach", *(["--interactive"] if terminal else []), container]
+    attach = ["docker", "start", "--attach", *(_INTERACTIVE if terminal else []), container]
+    given = _variables(variables, dry=dry)
     if dry:
         print(f"echo {shlex.quote(override)} | ", end="")
-        _print_command(create, _variables(None))
+        _print_command(create, given)
         _print_command(attach, {})
         _print_command(["docker", "rm", container], {})
         return 0
-    variables = _variables(_require_image())
-    if _output(["docker", "inspect", "--format", "{{.State.Running}}", container]) == "true":
-        raise Refused(
-            f"a stage is already running in the {service} service: `docker compose logs -f {service}` shows it, "
-            f"`docker compose stop {service}` saves and stops it"
-        )
-    code = _explained(create, variables, override)
-    if code == 0:
-        code = _follow(attach, {}, container)
-    _output(["docker", "rm", "--force", container])
+    with _only_one(service):
+        if _state(container).startswith("true"):
+            raise Refused(_running(service))
+        code = _explained(create, given, override)
+        if code == 0:
+            code = _wait_for_container(container, _follow(attach, {}, container))
+        _output(["docker", "rm", container])
     return code
+
+
+def prepare_for_editor() -> int:
+    """What an editor's container needs beforehand: folders, settings, the image; returns an exit code."""
+    try:
+        _require_image()
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        if "invoke build" not in str(refused):
+            return 2
+        return build()
+    return 0
 
 
 # --- what is refused before anything starts
@@ -127,7 +161,7 @@ def _require_docker() -> None:
 
 
 def _require_image() -> str:
-    """The image's id; makes the folders that will be mounted."""
+    """The image's id; makes the folders that will be mounted, and the settings that Compose reads."""
     _require_docker()
     uid, gid = _user()
     label = '{{.Id}} {{index .Config.Labels "solotune.environment.sha256"}}'
@@ -148,18 +182,41 @@ def _require_image() -> str:
         )
     for folder in WRITTEN:
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
+    _write_settings(
+        {"COMPOSE_PROJECT_NAME": _project(), "SOLOTUNE_UID": uid, "SOLOTUNE_GID": gid, "SOLOTUNE_IMAGE": image}
+    )
     return image
+
+
+def _write_settings(settings: Mapping[str, str]) -> None:
+    """Puts our lines into .env and leaves the others as they are."""
+    path = ROOT / SETTINGS
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = [line for line in old.splitlines() if line.partition("=")[0].strip() not in settings]
+    text = "".join(f"{line}\n" for line in [*kept, *(f"{name}={value}" for name, value in settings.items())])
+    if text != old:
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8")
+        if path.exists():
+            beside.chmod(path.stat().st_mode & 0o777)  # it may hold a token
+        beside.replace(path)
 
 
 def _user() -> tuple[str, str]:
     """Who the container's processes are: the user who calls, so that files in runs/ are theirs; never root."""
-    uid, gid = os.environ.get("SOLOTUNE_UID"), os.environ.get("SOLOTUNE_GID")
-    if uid is None and os.getuid() == 0:
+    uid = os.environ.get("SOLOTUNE_UID") or str(os.getuid())
+    gid = os.environ.get("SOLOTUNE_GID") or (uid if os.environ.get("SOLOTUNE_UID") else str(os.getgid()))
+    if uid == "0" or not (uid + gid).isdigit():
         raise Refused(
-            "root called, and nothing in the container runs as root: use your own account (`su - NAME`; with WSL: "
+            "nothing in the container runs as root, and root called: use your own account (`su - NAME`; with WSL: "
             "`wsl -u NAME`), or say whose files they shall be with SOLOTUNE_UID and SOLOTUNE_GID"
         )
-    return uid or str(os.getuid()), gid or uid or str(os.getgid())
+    return uid, gid
+
+
+def _project() -> str:
+    """Compose's name for this checkout of this user: `docker compose stop` in another one must not stop it."""
+    return "solotune-" + hashlib.sha256(f"{_user()[0]}:{ROOT}".encode()).hexdigest()[:8]
 
 
 def _environment_sha256(uid: str, gid: str) -> str:
@@ -180,49 +237,89 @@ def _compose(network_ca: bool) -> list[str]:
     return [*_COMPOSE]
 
 
-def _variables(image: str | None) -> dict[str, str]:
+def _variables(further: Mapping[str, str] | None, *, dry: bool) -> dict[str, str]:
     uid, gid = _user()
-    return {"SOLOTUNE_UID": uid, "SOLOTUNE_GID": gid, **({"SOLOTUNE_IMAGE": image} if image else {})}
+    found = {"COMPOSE_PROJECT_NAME": _project(), "SOLOTUNE_UID": uid, "SOLOTUNE_GID": gid}
+    if not dry:
+        found["SOLOTUNE_IMAGE"] = _require_image()
+    return {**found, **(further or {})}
+
+
+@contextmanager
+def _only_one(service: str) -> Iterator[None]:
+    """Two stages that start at once would each throw away the other's container."""
+    with (ROOT / "runs" / f".{service}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(_running(service)) from None
+        yield
+
+
+def _running(service: str) -> str:
+    return (
+        f"a stage is already running in the {service} service: `docker compose logs -f {service}` shows it, "
+        f"`docker compose stop {service}` saves and stops it"
+    )
+
+
+def _state(container: str) -> str:
+    """`true CODE` while it runs, `false CODE` afterwards, nothing where there is none."""
+    return _output(["docker", "inspect", "--format", "{{.State.Running}} {{.State.ExitCode}}", container]) or ""
+
+
+def _wait_for_container(container: str, code: int) -> int:
+    """Docker's client may end first: its pipe broke, or it was killed. The stage that saves isn't left alone."""
+    if not _state(container).startswith("true"):
+        return code
+    with suppress(KeyboardInterrupt):
+        waited = _output(["docker", "wait", container])
+        return int(waited) if waited and waited.isdigit() else code
+    return code
 
 
 def _has_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _follow(command: Sequence[str], variables: dict[str, str], container: str) -> int:
+def _follow(command: Sequence[str], variables: Mapping[str, str], container: str) -> int:
     """Runs Docker's client until the container has ended; what stops us is handed to the container.
 
     The client itself isn't asked to: on a signal it leaves, and the container goes on without anybody watching.
     On a terminal, Ctrl-C is a character that the client carries into the container. Elsewhere the client lives in a
     session of its own, which the terminal's Ctrl-C doesn't reach.
     """
-    process = _start(command, variables, apart=not _has_terminal())
+    ended = threading.Event()
+
+    def hand_on(name: str) -> None:
+        # In the first moments there is no container yet to take the signal.
+        while _output(["docker", "kill", "--signal", name, container]) is None and not ended.wait(0.3):
+            pass
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
         name = "INT" if number == signal.SIGINT else "TERM"
-        subprocess.Popen(
-            ["docker", "kill", "--signal", name, container],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        threading.Thread(target=hand_on, args=(name,), daemon=True).start()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in wanted}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup has set it
+            signal.signal(number, forward)
     try:
-        return _wait(process)
+        return _wait(_start(command, variables, apart=not _has_terminal()))
     finally:
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _explained(command: Sequence[str], variables: dict[str, str], stdin: str | None = None) -> int:
+def _explained(command: Sequence[str], variables: Mapping[str, str], stdin: str | None = None) -> int:
     return _wait(_start(command, variables, stdin=stdin))
 
 
 def _start(
-    command: Sequence[str], variables: dict[str, str], *, stdin: str | None = None, apart: bool = False
+    command: Sequence[str], variables: Mapping[str, str], *, stdin: str | None = None, apart: bool = False
 ) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         command,
@@ -231,10 +328,12 @@ def _start(
         stdin=subprocess.PIPE if stdin is not None else None,
         stderr=subprocess.PIPE,
         start_new_session=apart,
+        bufsize=0,
     )
     if stdin is not None:
         assert process.stdin is not None
-        process.stdin.write(stdin.encode())
+        with suppress(BrokenPipeError):  # it has ended before it read, and says why
+            process.stdin.write(stdin.encode())
         process.stdin.close()
     return process
 
@@ -256,8 +355,9 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 def _pass_on(stream: IO[bytes], tail: bytearray) -> None:
     while chunk := os.read(stream.fileno(), 65_536):
-        sys.stderr.buffer.write(chunk)
-        sys.stderr.buffer.flush()
+        with suppress(BrokenPipeError):  # `2>&1 | tee log`, and Ctrl-C has ended tee
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.buffer.flush()
         tail += chunk
         del tail[:-_TAIL]
 
@@ -268,9 +368,17 @@ def _explain(text: str, code: int) -> None:
         from solotune.known_errors import explain
     finally:
         sys.path.pop(0)
-    found = explain(text, code)
+    found = explain(text, code) if code else None
     if found and found.fix not in text:  # the stage itself may have said it
-        print(f"{found.cause}\n  fix: {found.fix}", file=sys.stderr)
+        with suppress(BrokenPipeError):
+            print(f"{found.cause}\n  fix: {found.fix}", file=sys.stderr)
+
+
+def _why_no_build() -> str:
+    """What a failed build has drawn can't be read; the two commonest causes can be asked for."""
+    if _output(["docker", "buildx", "version"]) is None:
+        return "the buildx component is missing"
+    return subprocess.run(["docker", "info"], capture_output=True, text=True, check=False).stderr
 
 
 def _output(command: Sequence[str]) -> str | None:
@@ -300,5 +408,5 @@ def _default_base() -> str:
     return text.partition("\nARG BASE_IMAGE=")[2].partition("\n")[0]
 
 
-def _print_command(command: Sequence[str], variables: dict[str, str]) -> None:
+def _print_command(command: Sequence[str], variables: Mapping[str, str]) -> None:
     print(shlex.join([*(f"{name}={value}" for name, value in variables.items()), *command]))

@@ -8,6 +8,7 @@
 #                                                 the folders runs/, data/splits/ and models/. Never touches Windows.
 #     --pull                                      looks for the GPU in a container even before the image is built: brings
 #                                                 the image's base, if neither is here
+#     --cpu                                       leaves out what only a GPU needs
 #     --json                                      the findings as JSON, for bug reports; no user's name is in them
 #
 # One line a check:  ok | warn | FAIL | skip  name — what was found — why it matters and the fix
@@ -21,10 +22,11 @@ set -euo pipefail
 # ones: nvidia_smi the driver_version, docker the client, docker_engine the engine.
 CHECKS=(
     wsl wsl_release gpu_device libcuda nvidia_smi driver linux_driver
-    docker docker_engine docker_context compose toolkit systemd gpu_container
+    docker docker_engine docker_context compose buildx toolkit systemd gpu_container
     checkout line_endings memory disk shm clock
     python invoke folders
 )
+GPU_CHECKS=' gpu_device libcuda nvidia_smi driver linux_driver toolkit gpu_container '
 FIXES=(fix_invoke fix_folders)
 
 WSL_RELEASE_MIN=2.1.5  # older: GPU failures with containers
@@ -74,6 +76,9 @@ main() {
         done
     fi
     for name in "${CHECKS[@]}"; do
+        if [ "$with_gpu" = no ] && [[ $GPU_CHECKS == *" $name "* ]]; then
+            continue
+        fi
         "check_$name" || true
     done
     if [ "$json" = yes ]; then
@@ -85,7 +90,7 @@ main() {
 }
 
 read_arguments() {
-    mode='' json=no pull=no
+    mode='' json=no with_gpu=yes pull=no
     local argument
     for argument in "$@"; do
         case "$argument" in
@@ -97,6 +102,7 @@ read_arguments() {
             ;;
         --pull) pull=yes ;;
         --json) json=yes ;;
+        --cpu) with_gpu=no ;;
         -h | --help)
             sed -n '2,/^# Exit/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
@@ -107,7 +113,7 @@ read_arguments() {
 }
 
 usage_error() {
-    printf 'setup_wsl.sh: %s\nusage: setup_wsl.sh [--check | --fix] [--pull] [--json] [-h]\n' "$1" >&2
+    printf 'setup_wsl.sh: %s\nusage: setup_wsl.sh [--check | --fix] [--pull] [--cpu] [--json] [-h]\n' "$1" >&2
     exit 2
 }
 
@@ -438,6 +444,19 @@ check_compose() {
     fi
 }
 
+check_buildx() {
+    local version
+    if [ -z "$client" ]; then
+        skip "no docker command that runs"
+    elif version=$(quick "$DOCKER" buildx version 2> /dev/null | first_version); then
+        ok "buildx $version"
+    elif [ "$engine" = desktop ]; then
+        fail "no buildx" "the image is built with BuildKit: update Docker Desktop"
+    else
+        fail "no buildx" "the image is built with BuildKit: sudo apt-get install docker-buildx (docker-buildx-plugin from Docker's own packages)"
+    fi
+}
+
 CONFIGURE_TOOLKIT='sudo nvidia-ctk runtime configure --runtime=docker, then sudo service docker restart'
 
 check_toolkit() {
@@ -494,7 +513,7 @@ check_gpu_container() {
             return
         fi
     fi
-    text=$(TOOL_SECONDS=$CONTAINER_SECONDS quick "$DOCKER" run --rm --network none --gpus all "$image" nvidia-smi -L 2>&1) || status=$?
+    text=$(TOOL_SECONDS=$CONTAINER_SECONDS quick "$DOCKER" run --rm --network none --gpus driver=nvidia,count=1,capabilities=gpu "$image" nvidia-smi -L 2>&1) || status=$?
     if [ "$status" -eq 0 ] && [[ $text =~ GPU\ 0:\ ([^\(]+)\ \( ]]; then
         ok "${BASH_REMATCH[1]} in ${image%@*}"
     elif [ "$status" -eq 124 ]; then
@@ -551,7 +570,7 @@ check_checkout() {
     kind=$(findmnt -no FSTYPE -T "$where" 2> /dev/null) || kind=$(stat -f -c %T "$where" 2> /dev/null) || kind=unknown
     case "${wsl:-none} $kind $where" in
     *\ 9p\ * | *\ v9fs\ * | *\ drvfs\ * | *\ virtiofs\ * | [12]\ *\ /mnt/?/*)
-        warn "$where is a folder of Windows ($kind)" "every file access crosses to Windows, many times slower: git clone . ~/solotune, and work there"
+        warn "$where is a folder of Windows ($kind)" "every file access crosses to Windows, many times slower: cp -r . ~/solotune, and work there"
         ;;
     *) ok "$where on $kind" ;;
     esac
@@ -559,8 +578,8 @@ check_checkout() {
 
 check_line_endings() {
     local files crlf=''
-    files=$(cd -- "$SOLOTUNE_ROOT" && find . -type d \( -name '.[!.]*' -o -path ./runs -o -path ./data -o -path ./models \) -prune -o \
-        -type f \( -name '*.sh' -o -name tasks.py -o -path './docker/*' -o -name '*.lock' \) -exec grep -l $'\r' {} + 2> /dev/null |
+    files=$(cd -- "$SOLOTUNE_ROOT" && find . -type d \( -name .git -o -name '.venv*' -o -path ./runs -o -path ./data -o -path ./models \) -prune -o \
+        -type f \( -name '*.sh' -o -name '*.py' -path './.*' -o -name tasks.py -o -path './docker/*' -o -path './.ci/*' -o -name '*.lock' \) -exec grep -l $'\r' {} + 2> /dev/null |
         sort | sed 's|^\./||' | tr '\n' ' ') || true
     files=${files% }
     if [ -n "$files" ]; then

@@ -15,6 +15,24 @@ from solotune.known_errors import explain
 
 # As their sources quote them; the threads are in the table.
 SAMPLES = {
+    "no-compose": [
+        "unknown flag: --progress",
+        "docker: 'compose' is not a docker command.",
+        "docker: unknown command: docker compose",
+    ],
+    "private-ca": [
+        "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+        "invalid peer certificate: UnknownIssuer",
+    ],
+    "base-image": [
+        "failed to resolve source metadata for docker.io/nvidia/cuda:13.0.3-base-ubuntu24.04",
+        "failed to solve: docker.io/nvidia/cuda:13.0.3-base: not found",
+        "dial tcp: lookup registry-1.docker.io on 127.0.0.53:53: no such host",
+    ],
+    "name-taken": [
+        'Conflict. The container name "/solotune-1-gpu-1" is already in use by container "ab". You have to remove',
+        "container is marked for removal and cannot be started",
+    ],
     "docker-integration": [
         "The command 'docker' could not be found in this WSL 2 distro.\nWe recommend to activate the WSL integration",
     ],
@@ -65,7 +83,10 @@ SAMPLES = {
         "Unable to find image 'solotune:latest' locally",
         'failed to resolve reference "docker.io/library/solotune:latest": pull access denied, repository does',
     ],
-    "old-builder": ["the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/"],
+    "old-builder": [
+        "the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/",
+        "ERROR: BuildKit is enabled but the buildx component is missing or broken.",
+    ],
     "port-taken": [
         "Bind for 127.0.0.1:6006 failed: port is already allocated",
         "OSError: [Errno 98] Address already in use",

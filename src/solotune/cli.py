@@ -6,6 +6,7 @@ Stages are imported when they run: `solotune --help` loads no torch.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    if os.getppid() == 1:  # a container's only program: after Ctrl-Z nobody could wake it
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     try:
         command: Callable[[Arguments], None] = arguments.command
         command(arguments)

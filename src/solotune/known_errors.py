@@ -1,6 +1,6 @@
 """Messages of Docker, CUDA and libraries whose cause is known: what happened, and the command or edit that helps.
 
-tasks.py loads this file by its path, with the host's Python, to explain what Docker says: the standard library only,
+docker/container.py imports it with the host's Python, to explain what Docker says: the standard library only,
 nothing of solotune, Python 3.10.
 """
 
@@ -169,19 +169,55 @@ _ROWS = (
     ),
     _Row(
         "old-builder",
-        (r"the --mount option requires BuildKit",),
-        "Docker built with its old builder",
-        "Build with `invoke build`, or `export DOCKER_BUILDKIT=1` first",
+        (r"the --mount option requires BuildKit", r"buildx component is missing"),
+        "Docker has no BuildKit, with which the image is built",
+        "Docker Desktop: update it. Native engine: `sudo apt-get install docker-buildx` (docker-buildx-plugin from "
+        "Docker's own packages)",
+    ),
+    _Row(
+        "no-compose",
+        (
+            r"unknown (shorthand )?flag: .*(--progress|'f' in -f)",
+            r"'compose' is not a docker command",
+            r"unknown command: docker compose",
+        ),
+        "Docker has no Compose, which starts the container",
+        "Docker Desktop: update it. Native engine: `sudo apt-get install docker-compose-v2` (docker-compose-plugin "
+        "from Docker's own packages)",
+    ),
+    _Row(
+        "private-ca",
+        (r"x509: certificate signed by unknown authority", r"invalid peer certificate: UnknownIssuer"),
+        "this network has a certificate authority of its own, which isn't known where the connection was made",
+        "Stages and build: `export EXTRA_CA_FILE=/path/to/bundle.pem` (the public roots and yours), then again. Docker "
+        "itself, pulling the base: give it to the engine (https://docs.docker.com/engine/security/certificates/)",
+    ),
+    _Row(
+        "base-image",
+        (
+            r"failed to resolve source metadata for \S*(nvidia|cuda)",
+            r"failed to solve: \S*cuda\S*: .*(not found|manifest unknown|i/o timeout|no such host)",
+            r"dial tcp: lookup \S*registry",
+        ),
+        "the base image doesn't come from its registry: no network, or the digest is no longer there",
+        "Check the network and Docker's proxy; `docker buildx imagetools inspect nvidia/cuda:13.0.3-base-ubuntu24.04` "
+        "shows today's digest; a mirror: `invoke build --base-image MIRROR/cuda@sha256:…`",
+    ),
+    _Row(
+        "name-taken",
+        (r"The container name \S+ is already in use", r"is marked for removal and cannot be started"),
+        "a container of that name is there already: a stage that was started elsewhere, or left behind",
+        "`docker compose ps --all` shows it; `docker compose stop` saves and stops it, `docker compose rm` removes it",
     ),
     _Row(
         "port-taken",
         (r"port is already allocated", r"[Aa]ddress already in use", r"Only one usage of each socket address"),
         "another program uses that port",
         "Stop it (`docker ps` names containers, `docker stop NAME` ends one), "
-        "or take another one: `export TENSORBOARD_PORT=6007`",
+        "or take another one: `invoke tensorboard --port 6007`",
     ),
     _Row(
-        "line-endings",  # anthropics/claude-quickstarts#196, HKUDS/nanobot#2883
+        "line-endings",  # HKUDS/nanobot#2883
         (
             r"\b(bash|sh|python3?)(\\r|\r|\^M)['’]?:",
             r"\$'\\r': command not found",
@@ -207,7 +243,8 @@ _ROWS = (
         "expandable-segments",  # pytorch/pytorch#192330, noonghunna/club-3090#84, microsoft/WSL#41176
         (r"CUDA driver error: (unknown error|device not ready)", r"dxgkio_make_resident: Ioctl failed"),
         "torch's expandable segments fail on WSL with NVIDIA drivers before 616.92",
-        "`unset PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF`, or update NVIDIA's driver in Windows",
+        "`unset PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF` (the container has neither), or update NVIDIA's driver "
+        "in Windows",
     ),
     _Row(
         "gpu-memory",
@@ -286,8 +323,8 @@ _ROWS = (
         "crash",
         (r"Segmentation fault",),
         "a library crashed inside; mostly driver and library don't fit, or memory is faulty",
-        "`invoke doctor` checks each; update NVIDIA's driver; then `export PYTHONFAULTHANDLER=1` and run it again, "
-        "to see where",
+        "`invoke doctor` checks each; update NVIDIA's driver; then run it again and report the "
+        "lines below `Fatal Python error`",
         exit_codes=(139,),
     ),
     _Row(
@@ -326,7 +363,7 @@ _ROWS = (
         "cache-permission",
         (r"Permission denied.*/cache\b", r"/cache\b.*Permission denied"),
         "no permission to write the cache: its volume or the image was made for another user",
-        "It holds nothing but caches: `invoke build`, then `docker volume rm solotune-cache-$(id -u)`",
+        "It holds nothing but caches: `invoke build`, then `docker compose down --volumes`",
     ),
     _Row(
         "permission",

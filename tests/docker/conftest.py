@@ -19,6 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "solotune-test-base:bookworm"
+IMAGE = "solotune-test:latest"
+"""Apart from the image that its user trains with."""
 CERTIFICATES = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
 USER = "solotune-tester"
 
@@ -53,9 +55,11 @@ class User:
             "PATH": f"{self.home}/.local/bin:/usr/local/bin:/usr/bin:/bin",
             "EXTRA_CA_FILE": CERTIFICATES,
             "SSL_CERT_FILE": CERTIFICATES,
+            "SOLOTUNE_IMAGE_TAG": IMAGE,
             **options.pop("env", {}),
         }
-        return subprocess.Popen(list(map(str, command)), cwd=cwd, env=environment, **self.options, **options)
+        whole = ["env", "--default-signal=INT,HUP", *map(str, command)]  # a background job begins with it ignored
+        return subprocess.Popen(whole, cwd=cwd, env=environment, **self.options, **options)
 
     def run(self, *command: str | Path, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
         process = self.popen(*command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
@@ -102,12 +106,18 @@ class Checkout:
     def run(self, *command: str, service: str = "cpu") -> subprocess.CompletedProcess[str]:
         """A command in a container of the service, as `invoke` starts it."""
         return self.user.run(
-            "docker", "compose", "run", "--rm", "--no-TTY", service, *command, cwd=self.root, env=self.variables
-        )
+            "docker", "compose", "run", "--rm", "-T", service, *command, cwd=self.root
+        )  # .env says as whom
 
     @property
-    def variables(self) -> dict[str, str]:
-        return {"SOLOTUNE_UID": str(self.user.uid), "SOLOTUNE_GID": str(self.user.gid)}
+    def settings(self) -> dict[str, str]:
+        """What `invoke build` has put into .env."""
+        lines = (self.root / ".env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def project(self) -> str:
+        return self.settings["COMPOSE_PROJECT_NAME"]
 
     def build(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.invoke("build", "--base-image", BASE, "--apt-snapshot", "today", *arguments, **options)
@@ -158,6 +168,7 @@ def checkout(base: str, user: User, tmp_path_factory: pytest.TempPathFactory) ->
     built = made.build()
     assert built.returncode == 0, built.stderr[-3000:]
     yield made
+    user.run("docker", "compose", "--profile", "*", "down", "--volumes", cwd=folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -166,7 +177,9 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test leaves a container behind."""
     yield
     if "checkout" in request.fixturenames:
-        left = docker("ps", "--all", "--filter", "label=com.docker.compose.project=solotune", "--format", "{{.Names}}")
+        project = request.getfixturevalue("checkout").project
+        mine = f"label=com.docker.compose.project={project}"
+        left = docker("ps", "--all", "--filter", mine, "--format", "{{.Names}}")
         if left.stdout:
             docker("rm", "--force", *left.stdout.split())
             pytest.fail(f"left running: {left.stdout}", pytrace=False)

@@ -21,10 +21,11 @@ ROOT = Path(tasks.__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOLOTUNE_UID", "1234")
     monkeypatch.setenv("SOLOTUNE_GID", "5678")
     monkeypatch.delenv("EXTRA_CA_FILE", raising=False)
+    monkeypatch.setattr(container, "SETTINGS", str(tmp_path / "settings"))
 
 
 def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -37,9 +38,15 @@ def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> P
     return calls
 
 
-def in_python(call: str) -> list[str]:
+def in_python(call: str, hangup: str = "SIG_DFL") -> list[str]:
     """A process that ends with the exit code of a call."""
-    return [sys.executable, "-c", f"import sys; sys.path.insert(0, 'docker'); import container; sys.exit({call})"]
+    code = (
+        "import sys, signal; sys.path.insert(0, 'docker'); import container;"
+        # A background job, as a test may be, begins with both ignored.
+        f"signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.{hangup});"
+        f"container.SETTINGS = {container.SETTINGS!r}; sys.exit({call})"
+    )
+    return [sys.executable, "-c", code]
 
 
 def test_a_dry_build_shows_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,9 +88,10 @@ def test_a_dry_stage_shows_commands_that_a_shell_would_take(capsys: pytest.Captu
     create, attach, remove = capsys.readouterr().out.splitlines()
     said = subprocess.run(["sh", "-c", create.split(" | ")[0]], capture_output=True, text=True, check=True).stdout
     assert """"--set", "a=$$b 'c'\"""" in said, "compose takes $$ for $"
-    assert "SOLOTUNE_UID=1234 SOLOTUNE_GID=5678 docker compose" in create
-    assert attach == "docker start --attach solotune-gpu-1"
-    assert remove == "docker rm solotune-gpu-1"
+    project = container._project()
+    assert f"COMPOSE_PROJECT_NAME={project} SOLOTUNE_UID=1234 SOLOTUNE_GID=5678 docker compose" in create
+    assert attach == f"docker start --attach {project}-gpu-1"
+    assert remove == f"docker rm {project}-gpu-1"
 
 
 def test_without_docker_the_other_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +105,11 @@ def test_without_docker_the_other_way_is_told(tmp_path: Path, monkeypatch: pytes
             start()
 
 
-def test_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("said", [None, "", "0"])
+def test_root_is_refused(said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOLOTUNE_UID")
+    if said is not None:
+        monkeypatch.setenv("SOLOTUNE_UID", said)
     monkeypatch.setattr(container.os, "getuid", lambda: 0)
     with pytest.raises(container.Refused, match="nothing in the container runs as root"):
         container.build(dry=True)
@@ -176,7 +187,7 @@ def test_exit_code_and_error_stream_pass_through_and_are_explained(
     assert code.stdout == "1234 sha256:1234\n"
     assert "could not select device driver" in code.stderr
     assert "nvidia-container-toolkit" in code.stderr
-    assert "--no-TTY gpu solotune plan" in calls.read_text()
+    assert "-T gpu solotune plan" in calls.read_text()
 
 
 @pytest.mark.parametrize(
@@ -211,14 +222,103 @@ def test_a_signal_is_handed_to_the_container_and_its_end_awaited(
     end = time.monotonic() + 5
     while "kill" not in calls.read_text() and time.monotonic() < end:
         time.sleep(0.05)
-    assert f"kill --signal {name} solotune-cpu-" in calls.read_text()
+    assert f"kill --signal {name} solotune-" in calls.read_text()
 
 
 def test_a_stage_that_runs_already_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_docker(
-        tmp_path, monkeypatch, f'case "$1" in image) echo sha256:1234 {current()} ;; inspect) echo true ;; esac'
+        tmp_path, monkeypatch, f'case "$1" in image) echo sha256:1234 {current()} ;; inspect) echo true 0 ;; esac'
     )
     with pytest.raises(container.Refused, match="already running in the gpu service"):
         container.run_stage("gpu", ["solotune", "train"])
     assert "compose" not in calls.read_text()
     assert "rm" not in calls.read_text().split()
+
+
+def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nohup invoke train &` outlives the terminal."""
+    calls = fake_docker(
+        tmp_path,
+        monkeypatch,
+        f"""
+        case "$1" in
+        image) echo sha256:1234 {current()} ;;
+        compose) echo up; sleep 1 ;;
+        esac
+        """,
+    )
+    command = in_python("container.run('cpu', ['sleep'])", hangup="SIG_IGN")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=20) == 0
+    assert "kill" not in calls.read_text()
+
+
+def test_an_early_signal_is_repeated_until_there_is_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = fake_docker(
+        tmp_path,
+        monkeypatch,
+        f"""
+        case "$1" in
+        image) echo sha256:1234 {current()} ;;
+        kill) [ -e {tmp_path}/created ] || exit 1; touch {tmp_path}/killed ;;
+        compose)
+            echo up
+            sleep 1; touch {tmp_path}/created
+            while [ ! -e {tmp_path}/killed ]; do sleep 0.05; done
+            exit 143 ;;
+        esac
+        """,
+    )
+    command = in_python("container.run('cpu', ['sleep'])")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        assert process.wait(timeout=20) == 143
+    assert calls.read_text().count("kill") > 1
+
+
+def test_a_client_that_ends_first_doesnt_end_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`invoke train 2>&1 | tee log`: Ctrl-C ends tee, a broken pipe the client, and the stage is still saving."""
+    calls = fake_docker(
+        tmp_path,
+        monkeypatch,
+        f"""
+        case "$1" in
+        image) echo sha256:1234 {current()} ;;
+        start) touch {tmp_path}/started; exit 141 ;;
+        inspect) [ -e {tmp_path}/started ] && echo true 0 || echo false 0 ;;
+        wait) echo 130 ;;
+        esac
+        """,
+    )
+    monkeypatch.setattr(container, "ROOT", ROOT)
+    assert container.run_stage("cpu", ["solotune", "train"]) == 130
+    last = [line.split()[0] for line in calls.read_text().splitlines()][-2:]
+    assert last == ["wait", "rm"]
+    assert "--force-recreate" in calls.read_text()
+    assert "rm --force" not in calls.read_text()
+
+
+def test_settings_keep_what_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / ".env"
+    settings.write_text("HF_TOKEN=hf_abc\nSOLOTUNE_UID=7")  # no line break at the end
+    settings.chmod(0o600)
+    monkeypatch.setattr(container, "SETTINGS", str(settings))
+    container._write_settings({"SOLOTUNE_UID": "1234", "SOLOTUNE_IMAGE": "sha256:1"})
+    assert settings.read_text() == "HF_TOKEN=hf_abc\nSOLOTUNE_UID=1234\nSOLOTUNE_IMAGE=sha256:1\n"
+    assert settings.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_checkouts_and_two_users_are_two_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {container._project()}
+    monkeypatch.setattr(container, "ROOT", tmp_path)
+    names.add(container._project())
+    monkeypatch.setenv("SOLOTUNE_UID", "77")
+    names.add(container._project())
+    assert len(names) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tarfile
 import time
@@ -11,11 +12,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.docker.conftest import BASE, CERTIFICATES, ROOT, Checkout, docker
+from tests.docker.conftest import BASE, CERTIFICATES, IMAGE, ROOT, Checkout, docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
-
-IMAGE = "solotune:latest"
 
 
 def run(*command: str, image: str = IMAGE, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -102,9 +101,9 @@ def test_python_starts_as_fast_as_outside(checkout: Checkout) -> None:
         return sorted(times)[2]
 
     bare = seconds(ROOT / ".venv" / "bin" / "python", "-c", "print('first line')")
-    environment = [f"{k}={v}" for k, v in checkout.variables.items()]
-    inside = ["docker", "compose", "run", "--rm", "--no-TTY", "cpu", "python", "-c", "print('first line')"]
-    there = seconds("env", *environment, *inside)
+    tag = f"SOLOTUNE_IMAGE_TAG={IMAGE}"
+    inside = ["docker", "compose", "run", "--rm", "-T", "cpu", "python", "-c", "print('first line')"]
+    there = seconds("env", tag, *inside)
     print(f"\nfirst line of Python: {bare:.3f} s in the bare venv, {there:.3f} s in a container (median of 5)")
     assert there - bare <= 2
 
@@ -143,11 +142,13 @@ def test_a_dependency_change_builds_the_venv_stage_alone(checkout: Checkout) -> 
             file.write_text(text)
     timed_build(checkout)
     print(f"\nrebuild after a dependency change, wheels at hand: {seconds:.1f} s")
-    steps = dict(line.split(" ", 1) for line in log.splitlines() if line.startswith("#") and " [" in line)
-    cached = {line.split()[0] for line in log.splitlines() if line.endswith("CACHED")}
-    built = {name for number, name in steps.items() if number not in cached}
-    assert any("uv sync" in name for name in built)
-    assert not any("install-os.sh" in name for name in built), built
+    lines = log.splitlines()
+    cached = {line.split()[0] for line in lines if line.endswith("CACHED")}
+    steps = [line.split(" ", 1) for line in lines if re.match(r"#\d+ \[[a-z]+ +\d+/\d+\] ", line)]
+    built = {step for number, step in steps if number not in cached and " FROM " not in step}
+    assert any("uv sync" in step for step in built)
+    # What runs is the venv stage alone; after it, files are copied onto the venv.
+    assert not [step for step in built if " RUN " in step and "uv sync" not in step], built
 
 
 def test_no_secret_is_in_any_layer(checkout: Checkout, shared: Path) -> None:
@@ -159,7 +160,7 @@ def test_no_secret_is_in_any_layer(checkout: Checkout, shared: Path) -> None:
     for path in planted:
         path.write_text(f"HF_TOKEN={canary}\n")
     tag = "solotune-canary:latest"
-    docker("builder", "prune", "--force")  # two whole builds are 25 GB
+    reclaim()  # two whole builds are 25 GB
     try:
         built = checkout.build(
             "--no-cache", env={"HF_TOKEN": canary, "EXTRA_CA_FILE": str(bundle), "SOLOTUNE_IMAGE_TAG": tag}
@@ -175,6 +176,12 @@ def test_no_secret_is_in_any_layer(checkout: Checkout, shared: Path) -> None:
         for path in planted:
             path.unlink()
         docker("image", "rm", "--force", tag, check=False)
+        reclaim()
+
+
+def reclaim() -> None:
+    """Empties the engine's build cache, where it is nobody's but CI's."""
+    if os.environ.get("CI"):
         docker("builder", "prune", "--force")
 
 
@@ -204,5 +211,6 @@ def differing_files(one: str, other: str) -> list[str]:
     for image in (one, other):
         done = docker("run", "--rm", "--user", "0", "--network", "none", image, "bash", "-c", f"{listing}; {links}")
         lines.append(set(done.stdout.splitlines()))
+        assert len(lines[-1]) > 20_000
     injected = {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/.dockerenv"}  # by the engine, at the start
     return sorted({line.split()[-1] for line in lines[0] ^ lines[1]} - injected)

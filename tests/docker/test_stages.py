@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.docker.conftest import Checkout, docker
+from tests.docker.conftest import IMAGE, Checkout, docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
@@ -30,11 +30,16 @@ def adapter_sha(run: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def ready(checkout: Checkout) -> Checkout:
-    """Base model and splits of the smoke config are there."""
-    for command in ("fetch", "prepare"):
-        done = checkout.invoke(command, "--config", "configs/smoke.yaml")
-        assert done.returncode == 0, done.stderr
+def ready(checkout: Checkout, shared: Path) -> Checkout:
+    """Base model and splits of the smoke config are there; even fetch has had no network."""
+    offline = shared / "offline.yaml"
+    offline.write_text("services: {fetch: {network_mode: none}}\n")
+    files = ("--file", "compose.yaml", "--file", str(offline))
+    fetch = ("run", "--rm", "-T", "fetch", "solotune", "fetch", "--config", "configs/smoke.yaml")
+    done = checkout.user.run("docker", "compose", *files, *fetch, cwd=checkout.root)
+    assert done.returncode == 0, done.stderr
+    done = checkout.invoke("prepare", "--config", "configs/smoke.yaml")
+    assert done.returncode == 0, done.stderr
     return checkout
 
 
@@ -48,7 +53,7 @@ def straight(ready: Checkout) -> Path:
 
 def test_the_manifest_knows_image_and_code(straight: Path, ready: Checkout) -> None:
     machine = json.loads((straight / "manifest.json").read_text())["environment"]
-    assert machine["image"]["id"] == docker("image", "inspect", "--format", "{{.Id}}", "solotune:latest").stdout.strip()
+    assert machine["image"]["id"] == docker("image", "inspect", "--format", "{{.Id}}", IMAGE).stdout.strip()
     assert machine["git_commit"] == ready.user.run("git", "rev-parse", "HEAD", cwd=ready.root).stdout.strip()
     assert re.fullmatch("[0-9a-f]{64}", machine["source_sha256"])
 
@@ -194,7 +199,7 @@ def test_tensorboard_answers_on_the_loopback_alone(straight: Path, ready: Checko
                 pass
             assert time.monotonic() < end, "no answer in a minute"
             time.sleep(0.5)
-        published = docker("port", "solotune-tensorboard-1").stdout
+        published = docker("port", f"{ready.project}-tensorboard-1").stdout
         assert published.split() == ["6116/tcp", "->", "127.0.0.1:6116"]
     finally:
         server.terminate()
@@ -203,6 +208,9 @@ def test_tensorboard_answers_on_the_loopback_alone(straight: Path, ready: Checko
 
 def test_doctor_checks_host_and_container(ready: Checkout) -> None:
     done = ready.invoke("doctor", "--cpu")
+    failed = {line.split()[1] for line in done.stdout.splitlines() if line.split()[:1] == ["FAIL"]}
+    assert failed <= {"memory", "disk"}, done.stdout  # of this machine
+    assert done.returncode == (1 if failed else 0)
     for line in ("docker-engine", "line-endings", "lock", "data/raw", "network"):
         assert line in done.stdout, done.stdout
 

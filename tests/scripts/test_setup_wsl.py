@@ -25,7 +25,7 @@ CORE_TOOLS = (
 WSL2_KERNEL = "6.6.87.2-microsoft-standard-WSL2"
 GIB_IN_KIB = 1024 * 1024
 BASE_IMAGE = "nvidia/cuda:13@sha256:abc"
-DOCKER_RUN = "run --rm --network none --gpus all * nvidia-smi -L"
+DOCKER_RUN = "run --rm --network none --gpus driver=nvidia,count=1,capabilities=gpu * nvidia-smi -L"
 GPU_LINE = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-0)"
 POWERSHELL = "windows/Windows/System32/WindowsPowerShell/v1.0"
 
@@ -115,6 +115,7 @@ class Machine:
                 "info --format*DockerRootDir*": "/no/such/folder",
                 "context inspect*": "unix:///var/run/docker.sock",
                 "compose version*": "2.40.3-desktop.1",
+                "buildx version*": "github.com/docker/buildx v0.29.1 a32761aeb3debd39be1eca514af3693af0db334b",
                 "image inspect*": "[{}]",
                 DOCKER_RUN: GPU_LINE,
                 **other,
@@ -185,7 +186,9 @@ def desktop(linux: Machine) -> Machine:
 def native(linux: Machine) -> Machine:
     """WSL2 with a 4090 and Docker Engine inside the distribution: nothing is missing."""
     linux.wsl2()
-    linux.docker("Ubuntu 24.04.3 LTS", **{"compose version*": "2.40.3"})
+    linux.docker(
+        "Ubuntu 24.04.3 LTS", **{"compose version*": "2.40.3", "buildx version*": "github.com/docker/buildx 0.21.3"}
+    )
     linux.tool("nvidia-ctk", {"--version": "NVIDIA Container Toolkit CLI version 1.19.0\ncommit: abc"})
     (linux.folder / "systemd").mkdir()
     return linux
@@ -465,7 +468,7 @@ CASES = [
     (no_gpu_in_containers, "gpu-container", "FAIL", "could not select device driver nvidia", "WSL 2 based engine"),
     (containers_without_gpu, "gpu-container", "FAIL", "No devices found.", "WSL 2 based engine"),
     (container_that_hangs, "gpu-container", "FAIL", "no answer in 60 s", "restart Docker Desktop"),
-    (on_windows, "checkout", "warn", "folder of Windows (9p)", "git clone . ~/solotune"),
+    (on_windows, "checkout", "warn", "folder of Windows (9p)", "cp -r . ~/solotune"),
     (crlf, "line-endings", "FAIL", "scripts/x.sh", r"sed -i 's/\r$//' scripts/x.sh"),
     (crlf_for_the_image, "line-endings", "FAIL", "docker/solotune", r"sed -i 's/\r$//' docker/solotune"),
     (autocrlf, "line-endings", "warn", "core.autocrlf", "git config core.autocrlf input"),

@@ -128,8 +128,24 @@ def test_taken_memory_comes_with_who_holds_it_and_where_windows_shows_its_own() 
     assert "Task Manager" not in gpu.vram(10 * GIB, 24 * GIB, [], wsl=False).fix
 
 
-def test_the_spill_check_doesnt_take_the_memory_of_a_running_training() -> None:
-    assert gpu._spill(["python (pid 812, 9000 MiB)"]).status == "skip"
+@pytest.mark.parametrize(
+    ("wsl", "held", "free", "tried"),
+    [
+        (True, [], 23.4, True),
+        (True, [], 15.0, False),  # a training in another container isn't visible, its memory is
+        (True, ["python (pid 812, 9000 MiB)"], 23.4, False),
+        (False, [], 23.4, False),
+    ],
+)
+def test_the_spill_check_doesnt_take_the_memory_of_a_running_training(
+    wsl: bool, held: list[str], free: float, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * GIB), 24 * GIB))
+    monkeypatch.setattr(gpu.environment, "is_wsl", lambda: wsl)
+    monkeypatch.setattr(gpu.spill, "measure", lambda: [400.0 * GIB] * 44)
+    assert (gpu._spill(held).status != "skip") == tried
 
 
 # --- spill: rates in GiB/s, a piece is 0.5 GiB

@@ -117,6 +117,7 @@ disk_size() { outside mount -o "remount,size=$1" "$disk"; }
 native_engine() {
     answer docker_system 'Ubuntu 24.04.3 LTS'
     answer compose_version 2.40.3
+    answer buildx_version 0.21.3
     mkdir -p "$root/run/systemd/system" "$root/var/lib/docker"
     chmod 710 "$root/var/lib/docker"
     cat > "$root/usr/bin/nvidia-ctk" << 'STUB'
@@ -190,6 +191,6 @@ json() {
     python3 -c 'import json, sys
 report = json.load(sys.stdin)
 assert report["ready"] is (sys.argv[1] == "ready"), report["ready"]
-assert len(report["checks"]) == 23
+assert len(report["checks"]) == 24
 assert all(check["fix"] for check in report["checks"] if check["status"] in ("warn", "FAIL"))' "$1" <<< "$output"
 }

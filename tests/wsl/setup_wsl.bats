@@ -231,6 +231,21 @@ https://docs.docker.com/go/wsl2/
     says "FAIL  compose — Compose not there — compose.yaml needs version 2.24 or later: sudo apt-get install docker-compose-v2 (docker-compose-plugin from Docker's own packages)"
 }
 
+@test "no buildx" {
+    native_engine
+    answer buildx_version ''
+    check
+    fails buildx
+    says "FAIL  buildx — no buildx — the image is built with BuildKit: sudo apt-get install docker-buildx (docker-buildx-plugin from Docker's own packages)"
+}
+
+@test "without a GPU, asked about the CPU alone" {
+    rm -r "$root/dev/dxg" "$root/usr/lib/wsl/lib"
+    check --cpu
+    fails
+    lacks gpu-device
+}
+
 @test "native engine without the toolkit" {
     native_engine
     rm "$root/usr/bin/nvidia-ctk"
@@ -318,7 +333,7 @@ CASES
     check
     fails
     warns checkout
-    says 'warn  checkout — /mnt/c/Users/…/solotune is a folder of Windows (overlay) — every file access crosses to Windows, many times slower: git clone . ~/solotune, and work there'
+    says 'warn  checkout — /mnt/c/Users/…/solotune is a folder of Windows (overlay) — every file access crosses to Windows, many times slower: cp -r . ~/solotune, and work there'
 }
 
 @test "git with autocrlf: .gitattributes keeps LF" {

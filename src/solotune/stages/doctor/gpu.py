@@ -112,14 +112,26 @@ def vram(free: int, total: int, held: Sequence[str], *, wsl: bool) -> Finding:
     if free >= (22 * _GIB if card_of_24 else 0.9 * total):
         return Finding("vram", "ok", found)
     where = (
-        "Windows' own programs show only in Task Manager > Performance > GPU" if wsl else "`nvidia-smi` lists programs"
+        "Windows' own programs show only in Task Manager > Performance > GPU"
+        if wsl
+        else "`nvidia-smi`, outside of the container, lists programs"
     )
     return Finding("vram", "warn", found, f"A run has only what is free: close what else uses the GPU. {where}")
 
 
 def _spill(held: Sequence[str]) -> Finding:
-    if held:
-        return Finding("spill", "skip", f"not tried beside {', '.join(held)}: it would take their memory")
+    """Fills the card, so only where Windows may spill, and only when nobody else can be using it.
+
+    From a container the programs of the host aren't visible; the memory that they hold is.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    if not environment.is_wsl():
+        return Finding("spill", "skip", "only Windows moves GPU memory to the PC's")
+    if held or free < 0.9 * total:
+        found = f"not tried while {(total - free) / _GIB:.1f} GiB are in use: it would take what is free from a run"
+        return Finding("spill", "skip", found)
     return spill.verdict(spill.measure())
 
 
