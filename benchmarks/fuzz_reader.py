@@ -35,8 +35,11 @@ PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress}
 FOLDER = Path(tempfile.mkdtemp())
 SEED_ROWS = (
     b'{"id":"a","messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"meta":{"tags":["t"]}}',
-    b'{"messages": [{"role": "developer", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "q"}]}, '
-    b'{"role": "assistant", "content": "a", "weight": 1}]}',
+    (
+        b'{"messages": [{"role": "developer", "content": "s"}, '
+        b'{"role": "user", "content": [{"type": "text", "text": "q"}]}, '
+        b'{"role": "assistant", "content": "a", "weight": 1}]}'
+    ),
     b'{"conversations":[{"from":"human","value":"\\u00e9\\ud83d\\ude00"},{"from":"gpt","value":"caf\xc3\xa9"}]}',
     b'{"instruction":"q","input":"i","output":"a","id":7,"\\u0069d":"b","source":"\xef\xbb\xbf"}',
     b'instruction,output\nq,"a\n""b"""\n',

@@ -57,10 +57,9 @@ def problem_of(raw: bytes, kind: type[Any]) -> RowProblem:
         return _too_deep()
     except ValueError as error:
         return _not_json(text, error)
-    if surrogate:
-        return RowProblem("lone_surrogate", "half a surrogate pair", surrogate)
-    if repeated:
-        return repeated
+    found = RowProblem("lone_surrogate", "half a surrogate pair", surrogate) if surrogate else repeated
+    if found:
+        return found
     try:
         msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:

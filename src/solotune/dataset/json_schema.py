@@ -51,7 +51,8 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A raw row of solotune",
-        "$comment": f"Made by `python -m solotune.dataset.json_schema`. Not in it, and checked by prepare: {open_rules}",
+        "$comment": "Made by `python -m solotune.dataset.json_schema`. "
+        f"Not in it, and checked by prepare: {open_rules}",
         **made,
     }
 
