@@ -156,9 +156,10 @@ def test_no_secret_is_in_any_layer(checkout: Checkout, shared: Path) -> None:
     canary = f"canary-{os.urandom(12).hex()}"
     bundle = shared / "bundle.pem"
     bundle.write_text(f"# {canary}\n{Path(CERTIFICATES).read_text()}")
-    planted = [checkout.root / ".env", checkout.root / "data" / "raw" / "private.jsonl"]
-    for path in planted:
-        path.write_text(f"HF_TOKEN={canary}\n")
+    settings, rows = checkout.root / ".env", checkout.root / "data" / "raw" / "private.jsonl"
+    before = settings.read_text()
+    settings.write_text(f"{before}HF_TOKEN={canary}\n")
+    rows.write_text(f"{canary}\n")
     tag = "solotune-canary:latest"
     reclaim()  # two whole builds are 25 GB
     try:
@@ -173,8 +174,8 @@ def test_no_secret_is_in_any_layer(checkout: Checkout, shared: Path) -> None:
         print(f"\ntwo builds, the second without any cache: {len(differing)} files differ {differing[:20]}")
         assert differing == []
     finally:
-        for path in planted:
-            path.unlink()
+        settings.write_text(before)
+        rows.unlink()
         docker("image", "rm", "--force", tag, check=False)
         reclaim()
 
