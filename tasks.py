@@ -30,7 +30,7 @@ SHELL_FILES = (
     "tests/wsl/machine/[mu]*/**/*",
 )
 sys.path.insert(0, str(ROOT / "docker"))
-import container  # noqa: E402  beside the Dockerfile, on no other path
+from host import container, image  # noqa: E402  beside the Dockerfile, on no other path
 
 
 @task(
@@ -44,7 +44,7 @@ def build(c: Context, base_image: str = "", apt_snapshot: str = "", no_cache: bo
     """Build the pinned image."""
     _on_host("build")
     snapshot = {"": None, "today": ""}.get(apt_snapshot, apt_snapshot)
-    _leave(lambda: container.build(base_image, snapshot, no_cache=no_cache, dry=_dry(c)))
+    _leave(lambda: image.build(base_image, snapshot, no_cache=no_cache, dry=_dry(c)))
 
 
 @task(
@@ -274,7 +274,7 @@ def _leave(start: Callable[[], int]) -> None:
 def _in_container(start: Callable[[], int]) -> int:
     try:
         return start()
-    except container.Refused as refused:
+    except image.Refused as refused:
         raise Exit(str(refused), code=2) from None
     except KeyboardInterrupt:  # before the container had the terminal
         return 130

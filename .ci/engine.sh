@@ -26,15 +26,18 @@ install_engine() {
 }
 
 start_engine() {
-    local log=/var/log/dockerd-ci.log i
-    setsid dockerd > "$log" 2>&1 < /dev/null &
-    for i in $(seq 60); do
+    local log=/var/log/dockerd-ci.log second
+    for second in $(seq 40); do
         if docker version > /dev/null 2>&1; then
             return
         fi
-        sleep 0.5
+        if ! grep -qsx dockerd /proc/[0-9]*/comm; then
+            rm -f /var/run/docker.pid # of one that was killed; dockerd would refuse to start
+            setsid dockerd > "$log" 2>&1 < /dev/null &
+        fi
+        sleep 1
     done
-    echo "engine.sh: dockerd did not start in $((i / 2)) s:" >&2
+    echo "engine.sh: dockerd does not answer after $second s:" >&2
     tail -n 5 "$log" >&2
     exit 1
 }

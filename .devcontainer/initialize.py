@@ -4,6 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "docker"))
-import container
+from host import image
 
-sys.exit(container.prepare_for_editor())
+sys.exit(image.prepare_for_editor())

@@ -1,6 +1,6 @@
 """Messages of Docker, CUDA and libraries whose cause is known: what happened, and the command or edit that helps.
 
-docker/container.py imports it with the host's Python, to explain what Docker says: the standard library only,
+docker/host imports it with the host's Python, to explain what Docker says: the standard library only,
 nothing of solotune, Python 3.10.
 """
 

@@ -21,7 +21,7 @@ SHORT = ("--set", "training.max_steps=12", "--set", "training.save_steps=50", "-
 
 
 def newest_run(checkout: Checkout) -> Path:
-    return max((checkout.root / "runs").iterdir(), key=lambda path: path.name)
+    return max((path for path in (checkout.root / "runs").iterdir() if path.is_dir()), key=lambda path: path.name)
 
 
 def adapter_sha(run: Path) -> str:
@@ -81,10 +81,10 @@ def wait_until_training(checkout: Checkout, *others: Path, steps: int = 2) -> Pa
     """Waits for a new run that has done some steps."""
     end = time.monotonic() + 240
     while time.monotonic() < end:
-        run = newest_run(checkout)
-        metrics = run / "metrics.jsonl"
-        if run not in others and metrics.is_file() and metrics.read_text().count("\n") >= steps:
-            return run
+        for run in sorted(set((checkout.root / "runs").iterdir()) - set(others)):
+            metrics = run / "metrics.jsonl"
+            if metrics.is_file() and metrics.read_text().count("\n") >= steps:
+                return run
         time.sleep(0.3)
     pytest.fail("no training began")
 

@@ -71,6 +71,11 @@ class WaitingRows:
         return len(self._tags_of_row)
 
     @property
+    def guesses(self) -> bool:
+        """Whether rows wait on the side where they most likely stay."""
+        return self._guess is not None
+
+    @property
     def path(self) -> Path:
         """The file with all rows in order, where no side is guessed."""
         assert self._guess is None
@@ -92,8 +97,9 @@ class WaitingRows:
 
     def close(self) -> None:
         """Ends the adding of rows; from now on the files hold them all."""
-        for file in self._files.values():
-            file.close()
+        with ExitStack() as stack:  # a disk that is full must not leave the others open
+            for file in self._files.values():
+                stack.callback(file.close)
 
     def group(self, row: int) -> bytes:
         """The group of a row, by number."""

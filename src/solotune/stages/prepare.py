@@ -105,7 +105,8 @@ def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsMa
                 _keep_near_duplicates_together(clusters, dataset.dedup.threshold, staged / splits.clusters.name)
             paths = {split: staged / splits.split(split).name for split in SPLITS}
             with console.Progress("dividing", len(waiting), "rows") as bar:
-                sides = waiting.divide(None if splitter.only_draws else splitter.side_of, paths, bar.advance)
+                side_of = None if waiting.guesses and splitter.only_draws else splitter.side_of
+                sides = waiting.divide(side_of, paths, bar.advance)
             empty = policy.check_sides(dataset, sides.rows)
         except DataError:
             if counts.quarantined:

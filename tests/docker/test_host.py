@@ -1,4 +1,4 @@
-"""docker/container.py without an engine: what it refuses, what it would start, what it makes of failures."""
+"""docker/host without an engine: what it refuses, what it would start, what it makes of failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tasks  # its first lines put docker/ on the path
 
-import container
+from host import container, image
 
 ROOT = Path(tasks.__file__).parent
 
@@ -25,7 +25,7 @@ def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOLOTUNE_UID", "1234")
     monkeypatch.setenv("SOLOTUNE_GID", "5678")
     monkeypatch.delenv("EXTRA_CA_FILE", raising=False)
-    monkeypatch.setattr(container, "SETTINGS", str(tmp_path / "settings"))
+    monkeypatch.setattr(image, "SETTINGS", str(tmp_path / "settings"))
 
 
 def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -41,16 +41,16 @@ def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> P
 def in_python(call: str, hangup: str = "SIG_DFL") -> list[str]:
     """A process that ends with the exit code of a call."""
     code = (
-        "import sys, signal; sys.path.insert(0, 'docker'); import container;"
+        "import sys, signal; sys.path.insert(0, 'docker'); from host import container, image;"
         # A background job, as a test may be, begins with both ignored.
         f"signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.{hangup});"
-        f"container.SETTINGS = {container.SETTINGS!r}; sys.exit({call})"
+        f"image.SETTINGS = {image.SETTINGS!r}; sys.exit({call})"
     )
     return [sys.executable, "-c", code]
 
 
 def test_a_dry_build_shows_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
-    assert container.build("mirror.example/cuda@sha256:abc", "", no_cache=True, dry=True) == 0
+    assert image.build("mirror.example/cuda@sha256:abc", "", no_cache=True, dry=True) == 0
     out = capsys.readouterr().out
     lock = hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
     for argument in (
@@ -64,7 +64,7 @@ def test_a_dry_build_shows_every_argument(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_default_base_is_pinned_by_digest(capsys: pytest.CaptureFixture[str]) -> None:
-    container.build(dry=True)
+    image.build(dry=True)
     out = capsys.readouterr().out
     assert "BASE_DIGEST=sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1" in out
     assert "BASE_IMAGE=" not in out, "the Dockerfile's own"
@@ -75,7 +75,7 @@ def test_certificates_go_in_as_a_secret_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EXTRA_CA_FILE", "/etc/company.pem")
-    container.build(dry=True)
+    image.build(dry=True)
     assert "--secret id=extra_ca,src=/etc/company.pem" in capsys.readouterr().out
     container.run("fetch", ["solotune", "fetch"], network_ca=True, dry=True)
     assert "compose.ca.yaml" in capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_a_dry_stage_shows_commands_that_a_shell_would_take(capsys: pytest.Captu
     create, attach, remove = capsys.readouterr().out.splitlines()
     said = subprocess.run(["sh", "-c", create.split(" | ")[0]], capture_output=True, text=True, check=True).stdout
     assert """"--set", "a=$$b 'c'\"""" in said, "compose takes $$ for $"
-    project = container._project()
+    project = image.project()
     assert f"COMPOSE_PROJECT_NAME={project} SOLOTUNE_UID=1234 SOLOTUNE_GID=5678 docker compose" in create
     assert attach == f"docker start --attach {project}-gpu-1"
     assert remove == f"docker rm {project}-gpu-1"
@@ -97,11 +97,11 @@ def test_a_dry_stage_shows_commands_that_a_shell_would_take(capsys: pytest.Captu
 def test_without_docker_the_other_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for start in (
-        container.build,
+        image.build,
         lambda: container.run("cpu", ["true"]),
         lambda: container.run_stage("cpu", ["true"]),
     ):
-        with pytest.raises(container.Refused, match=r"scripts/setup_wsl\.sh.*scripts/local\.sh"):
+        with pytest.raises(image.Refused, match=r"scripts/setup_wsl\.sh.*scripts/local\.sh"):
             start()
 
 
@@ -110,9 +110,9 @@ def test_root_is_refused(said: str | None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("SOLOTUNE_UID")
     if said is not None:
         monkeypatch.setenv("SOLOTUNE_UID", said)
-    monkeypatch.setattr(container.os, "getuid", lambda: 0)
-    with pytest.raises(container.Refused, match="nothing in the container runs as root"):
-        container.build(dry=True)
+    monkeypatch.setattr(image.os, "getuid", lambda: 0)
+    with pytest.raises(image.Refused, match="nothing in the container runs as root"):
+        image.build(dry=True)
 
 
 def test_an_engine_that_does_not_answer_is_explained(
@@ -120,7 +120,7 @@ def test_an_engine_that_does_not_answer_is_explained(
 ) -> None:
     message = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
     fake_docker(tmp_path, monkeypatch, f'[ "$1" = --version ] || {{ echo "{message}" >&2; exit 1; }}')
-    with pytest.raises(container.Refused, match=r"scripts/local\.sh"):
+    with pytest.raises(image.Refused, match=r"scripts/local\.sh"):
         container.run("cpu", ["true"])
     err = capsys.readouterr().err
     assert message in err
@@ -129,43 +129,43 @@ def test_an_engine_that_does_not_answer_is_explained(
 
 def test_an_image_that_is_not_there_is_built_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_docker(tmp_path, monkeypatch, '[ "$1" = --version ] || { echo "Error: No such image: x" >&2; exit 1; }')
-    with pytest.raises(container.Refused, match="invoke build"):
+    with pytest.raises(image.Refused, match="invoke build"):
         container.run("cpu", ["true"])
 
 
 def current() -> str:
-    return container._environment_sha256("1234", "5678")
+    return image.environment_sha256("1234", "5678")
 
 
-@pytest.mark.parametrize("changed", [*container.ENVIRONMENT_FILES, "user"])
+@pytest.mark.parametrize("changed", [*image.ENVIRONMENT_FILES, "user"])
 def test_an_image_of_another_environment_is_refused(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "checkout"
-    for name in container.ENVIRONMENT_FILES:
+    for name in image.ENVIRONMENT_FILES:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
-    monkeypatch.setattr(container, "ROOT", copy)
+    monkeypatch.setattr(image, "ROOT", copy)
     fake_docker(tmp_path, monkeypatch, f'[ "$1" != image ] || echo sha256:1234 {current()}')
-    assert container._require_image() == "sha256:1234"
+    assert image.require_image() == "sha256:1234"
     if changed == "user":
         monkeypatch.setenv("SOLOTUNE_UID", "1")
     else:
         with (copy / changed).open("a") as file:
             file.write("\n")
-    with pytest.raises(container.Refused, match="invoke build"):
-        container._require_image()
+    with pytest.raises(image.Refused, match="invoke build"):
+        image.require_image()
 
 
 def test_folders_are_made_before_docker_could_make_them_as_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = current()
-    monkeypatch.setattr(container, "_environment_sha256", lambda uid, gid: environment)
-    monkeypatch.setattr(container, "ROOT", tmp_path)
+    monkeypatch.setattr(image, "environment_sha256", lambda uid, gid: environment)
+    monkeypatch.setattr(image, "ROOT", tmp_path)
     fake_docker(tmp_path, monkeypatch, f'[ "$1" != image ] || echo sha256:1234 {environment}')
-    container._require_image()
-    assert all((tmp_path / folder).is_dir() for folder in container.WRITTEN)
+    image.require_image()
+    assert all((tmp_path / folder).is_dir() for folder in image.WRITTEN)
 
 
 def test_exit_code_and_error_stream_pass_through_and_are_explained(
@@ -229,7 +229,7 @@ def test_a_stage_that_runs_already_is_left_alone(tmp_path: Path, monkeypatch: py
     calls = fake_docker(
         tmp_path, monkeypatch, f'case "$1" in image) echo sha256:1234 {current()} ;; inspect) echo true 0 ;; esac'
     )
-    with pytest.raises(container.Refused, match="already running in the gpu service"):
+    with pytest.raises(image.Refused, match="already running in the gpu service"):
         container.run_stage("gpu", ["solotune", "train"])
     assert "compose" not in calls.read_text()
     assert "rm" not in calls.read_text().split()
@@ -297,7 +297,7 @@ def test_a_client_that_ends_first_doesnt_end_the_stage(tmp_path: Path, monkeypat
         esac
         """,
     )
-    monkeypatch.setattr(container, "ROOT", ROOT)
+    monkeypatch.setattr(image, "ROOT", ROOT)
     assert container.run_stage("cpu", ["solotune", "train"]) == 130
     last = [line.split()[0] for line in calls.read_text().splitlines()][-2:]
     assert last == ["wait", "rm"]
@@ -309,16 +309,16 @@ def test_settings_keep_what_is_not_ours(tmp_path: Path, monkeypatch: pytest.Monk
     settings = tmp_path / ".env"
     settings.write_text("HF_TOKEN=hf_abc\nSOLOTUNE_UID=7")  # no line break at the end
     settings.chmod(0o600)
-    monkeypatch.setattr(container, "SETTINGS", str(settings))
-    container._write_settings({"SOLOTUNE_UID": "1234", "SOLOTUNE_IMAGE": "sha256:1"})
+    monkeypatch.setattr(image, "SETTINGS", str(settings))
+    image._write_settings({"SOLOTUNE_UID": "1234", "SOLOTUNE_IMAGE": "sha256:1"})
     assert settings.read_text() == "HF_TOKEN=hf_abc\nSOLOTUNE_UID=1234\nSOLOTUNE_IMAGE=sha256:1\n"
     assert settings.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_checkouts_and_two_users_are_two_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {container._project()}
-    monkeypatch.setattr(container, "ROOT", tmp_path)
-    names.add(container._project())
+    names = {image.project()}
+    monkeypatch.setattr(image, "ROOT", tmp_path)
+    names.add(image.project())
     monkeypatch.setenv("SOLOTUNE_UID", "77")
-    names.add(container._project())
+    names.add(image.project())
     assert len(names) == 3
