@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from solotune.config.schema import DatasetConfig
 from solotune.dataset.clean import Clean, Counts, clean, digest, quarantine_line
 from solotune.dataset.contract import checked_line, checked_value
-from solotune.dataset.digests import Seen, digest_of
+from solotune.dataset.digests import DigestSet, digest_of
 from solotune.dataset.formats import Parser
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem
@@ -137,7 +137,7 @@ def test_ids_that_collide_as_file_names_are_counted_and_kept(ids: list[str], col
 @pytest.mark.parametrize("keys", [[str(i) for i in range(1000)], [digest_of(str(i)) for i in range(1000)]])
 def test_what_was_seen_is_known_also_once_it_is_packed(monkeypatch: pytest.MonkeyPatch, keys: list) -> None:
     monkeypatch.setattr("solotune.dataset.digests._MOST_RECENT", 64)
-    seen = Seen()
+    seen = DigestSet()
     assert [seen.add(key) for key in keys + keys] == [True] * 1000 + [False] * 1000
     assert all(key in seen for key in keys)
     assert "other" not in seen

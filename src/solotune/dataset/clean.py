@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from solotune.dataset.contract import Checked
-from solotune.dataset.digests import Seen, digest_of
+from solotune.dataset.digests import DigestSet, digest_of
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem, shortened
 
@@ -61,7 +61,7 @@ def clean(
     at the ends of a content; the first one is kept. An id that comes back with other turns is a mistake: the
     later row is quarantined.
     """
-    seen: Seen[bytes] = Seen()
+    seen = DigestSet()
     ids = _Ids()
     by_file, notes = counts.by_file, counts.notes
     for record in records:
@@ -100,8 +100,8 @@ class _Ids:
     """The ids of the rows so far, and what they look like where neither case nor compatibility forms count."""
 
     def __init__(self) -> None:
-        self._exact: Seen[str] = Seen()
-        self._folded: Seen[str] | None = None
+        self._exact = DigestSet()
+        self._folded: DigestSet | None = None
         """Only of ids that differ from their folded form: that of the others is in `_exact`."""
 
     def claim(self, row_id: str) -> bool:
@@ -116,7 +116,7 @@ class _Ids:
         if folded == row_id:
             return self._folded is not None and row_id in self._folded
         if self._folded is None:
-            self._folded = Seen()
+            self._folded = DigestSet()
         return not self._folded.add(folded) or folded in self._exact
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
-from typing import Generic, TypeVar
-
-Key = TypeVar("Key", str, bytes)
 
 DIGEST_BYTES = 16
 _MOST_RECENT = 1 << 18
@@ -17,21 +13,21 @@ def digest_of(data: bytes | str) -> bytes:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).digest()[:DIGEST_BYTES]
 
 
-class Seen(Generic[Key]):
-    """Texts or digests: the last ones in a Python set, which is fast, the others packed, which is small.
+class DigestSet:
+    """Digests, or texts by theirs: the last ones in a Python set, which is fast, the others packed, which is small.
 
-    Packed are digests of 16 bytes, side by side in buckets; a bucket is searched as one string of bytes. A hit
+    Packed are 16 bytes of each, side by side in buckets; a bucket is searched as one string of bytes. A hit
     across two neighbours is as likely as two rows with one digest: it takes 128 bits that agree by chance.
     """
 
     def __init__(self) -> None:
-        self._recent: set[Hashable] = set()
+        self._recent: set[str | bytes] = set()
         self._packed: list[bytearray] = []
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: str | bytes) -> bool:
         return key in self._recent or (bool(self._packed) and self._is_packed(key))
 
-    def add(self, key: Key) -> bool:
+    def add(self, key: str | bytes) -> bool:
         """Whether the key is a new one; from now on it isn't."""
         recent = self._recent
         if key in recent or (self._packed and self._is_packed(key)):
@@ -41,11 +37,11 @@ class Seen(Generic[Key]):
         recent.add(key)
         return True
 
-    def take_back(self, key: Key) -> None:
+    def take_back(self, key: str | bytes) -> None:
         """Undoes the last `add`."""
         self._recent.remove(key)
 
-    def _is_packed(self, key: Key) -> bool:
+    def _is_packed(self, key: str | bytes) -> bool:
         digest = _packed_form(key)
         return digest in self._packed[int.from_bytes(digest[:2], "big")]
 
@@ -58,5 +54,5 @@ class Seen(Generic[Key]):
         self._recent.clear()
 
 
-def _packed_form(key: Hashable) -> bytes:
-    return key if isinstance(key, bytes) else digest_of(str(key))
+def _packed_form(key: str | bytes) -> bytes:
+    return key if isinstance(key, bytes) else digest_of(key)

@@ -15,7 +15,7 @@ from typing import Self
 
 from solotune.artifacts.files import atomic_write, fsync_folder
 from solotune.config.schema import SPLITS, Split
-from solotune.dataset.digests import Seen
+from solotune.dataset.digests import DigestSet
 from solotune.dataset.split import GROUP_BYTES
 
 _BUFFER_BYTES = 1 << 20
@@ -147,7 +147,7 @@ class WaitingRows:
             for tag in set(tag_sets[number]):
                 found.tags.setdefault(tag, dict.fromkeys(SPLITS, 0))[SPLITS[side]] += count
         found.tags = dict(sorted(found.tags.items()))
-        seen: Seen[bytes] = Seen()
+        seen = DigestSet()
         groups = [0] * len(SPLITS)
         for side, (group,) in zip(sides, iter_unpack(_GROUP, self._groups), strict=True):
             if seen.add(group):

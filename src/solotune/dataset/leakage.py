@@ -16,7 +16,7 @@ from solotune.artifacts.splits_dir import MADE_BY, SplitsDir, SplitsManifest
 from solotune.config.schema import SPLITS, DatasetConfig, Split
 from solotune.dataset.clusters import Member
 from solotune.dataset.contract import Row
-from solotune.dataset.digests import DIGEST_BYTES, Seen
+from solotune.dataset.digests import DIGEST_BYTES, DigestSet
 from solotune.dataset.split import declared_key, group_key
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError
@@ -147,8 +147,8 @@ class _Rows:
         self._splits = splits
         self.count = dict.fromkeys(SPLITS, 0)
         self._problems = {check: _Problems() for check in ("ids", "declared splits", "groups", "duplicates")}
-        self._ids: Seen[bytes] = Seen()
-        self._held_out = {check: {side: Seen[bytes]() for side in _HELD_OUT} for check in ("groups", "duplicates")}
+        self._ids = DigestSet()
+        self._held_out = {check: {side: DigestSet() for side in _HELD_OUT} for check in ("groups", "duplicates")}
         self._declared = 0
         self._clusters: dict[bytes, str] = {}
         self._side_of_cluster: dict[str, Split] = {}
