@@ -57,10 +57,21 @@ def fetch(c: Context, config: str, set: list[str]) -> None:
     _solotune(c, "fetch", "fetch", *_config(config, set))
 
 
-@task(help={"config": "a YAML file of configs/", "replace": "replace splits made otherwise"}, iterable=["set"])
-def prepare(c: Context, config: str, set: list[str], replace: bool = False) -> None:
+@task(
+    help={
+        "config": "a YAML file of configs/",
+        "replace": "replace splits made otherwise",
+        "check": "verify the splits that are there",
+        "show": "print the row with this id as tokens, with what is trained marked",
+    },
+    iterable=["set"],
+)
+def prepare(
+    c: Context, config: str, set: list[str], replace: bool = False, check: bool = False, show: str = ""
+) -> None:
     """Raw rows -> train, val and test, with a ledger of every row."""
-    _solotune(c, "cpu", "prepare", *_config(config, set), *_flag("--replace", replace))
+    flags = [*_flag("--replace", replace), *_flag("--check", check), *(["--show", show] if show else [])]
+    _solotune(c, "cpu", "prepare", *_config(config, set), *flags)
 
 
 @task(help={"config": "a YAML file of configs/", "vram": "plan for a card of this many GiB"}, iterable=["set"])

@@ -18,12 +18,13 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 @pytest.fixture(autouse=True)
-def clean_environ() -> Iterator[None]:
+def clean_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Each test begins and ends with the same environment variables, offline."""
     before = dict(os.environ)
     for name in ("HF_TOKEN", "SOLOTUNE_COMMAND", "SOLOTUNE_MODELS", "CUDA_VISIBLE_DEVICES"):
         os.environ.pop(name, None)
     os.environ["SOLOTUNE_COMMAND"] = "invoke"
+    os.environ["SOLOTUNE_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", CUBLAS_WORKSPACE_CONFIG=":4096:8")
     yield
     os.environ.clear()

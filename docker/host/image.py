@@ -12,7 +12,7 @@ from host import client
 from host.client import ROOT
 
 IMAGE = os.environ.get("SOLOTUNE_IMAGE_TAG", "solotune:latest")
-WRITTEN = ("runs", "data/splits", "models")
+WRITTEN = ("runs", "data/splits", "data/hub", "models")
 """Folders that are mounted. Docker would make a missing one as root, and compose.yaml tells it to refuse."""
 SETTINGS = ".env"
 """What Compose reads by itself: so that commands typed by hand, editors and `invoke` mean the same containers."""

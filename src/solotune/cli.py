@@ -79,7 +79,7 @@ def _fetch(arguments: Arguments) -> None:
     config = _config(arguments)
     from solotune.environment import prepare_process
 
-    prepare_process(device="cpu", online=config.model.source == "hub")
+    prepare_process(device="cpu", online=config.model.source == "hub" or config.dataset.hub is not None)
     from solotune.stages import fetch
 
     fetch.run(config)
@@ -89,7 +89,14 @@ def _prepare(arguments: Arguments) -> None:
     config = _config(arguments)
     from solotune.stages import prepare
 
-    prepare.run(config, replace=arguments.replace)
+    if arguments.show is not None:
+        from solotune.stages import show
+
+        show.run(config, arguments.show)
+    elif arguments.check:
+        prepare.check(config)
+    else:
+        prepare.run(config, replace=arguments.replace)
 
 
 def _plan(arguments: Arguments) -> None:
@@ -217,7 +224,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add("fetch", _fetch, "bring the base model, by revision (the only step with a network)", config="required")
     prepare = add("prepare", _prepare, "raw rows -> train, val and test, with a ledger", config="required")
-    prepare.add_argument("--replace", action="store_true", help="replace splits made from other rows or settings")
+    how = prepare.add_mutually_exclusive_group()
+    how.add_argument("--replace", action="store_true", help="replace splits made from other rows or settings")
+    how.add_argument("--check", action="store_true", help="verify the splits that are there, and write nothing")
+    how.add_argument("--show", metavar="ID", help="print one row as tokens, with what is trained marked")
     plan = add("plan", _plan, "will it fit, how many steps, how long", config="required")
     plan.add_argument("--vram", type=float, metavar="GIB", help="plan for a card of this size instead of the one here")
     train = add("train", _train, "splits -> adapter", config="optional")

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from solotune.artifacts.files import record_files, write_text
+from solotune.artifacts.files import FileRecord, record_files, write_text
 from solotune.artifacts.splits_dir import SplitsDir, SplitsManifest
 from solotune.config.schema import DatasetConfig
 from solotune.errors import ArtifactError
@@ -32,8 +32,7 @@ def publish(splits: SplitsDir, text: str = "x", dataset: DatasetConfig = CONFIG,
             tags={},
             solotune="0",
         )
-        splits.publish(staged, manifest)
-    return manifest
+        return splits.publish(staged, manifest, report=f"<p>{text}")
 
 
 def names(splits: SplitsDir) -> list[str]:
@@ -50,7 +49,9 @@ def test_what_is_published_is_opened(splits: SplitsDir) -> None:
     manifest = publish(splits)
     assert splits.is_complete
     assert splits.open(CONFIG) == splits.manifest() == manifest
-    assert names(splits) == ["manifest.json", "quarantine.jsonl", "test.jsonl", "train.jsonl", "val.jsonl"]
+    assert names(splits) == [
+        "manifest.json", "quarantine.jsonl", "report.html", "test.jsonl", "train.jsonl", "val.jsonl",
+    ]  # fmt: skip
     assert splits.split("val") == splits.path / "val.jsonl"
 
 
@@ -147,3 +148,41 @@ def test_a_full_disk_leaves_the_old_splits_whole(splits: SplitsDir, monkeypatch:
     monkeypatch.undo()
     assert splits.open(CONFIG)
     assert splits.split("train").read_text() == "x"
+
+
+def test_a_report_that_says_more_replaces_the_old_one_and_nothing_that_a_run_is_bound_to(splits: SplitsDir) -> None:
+    manifest = publish(splits)
+    splits.refresh_report(manifest, "<p>with token lengths")
+    after = splits.open(CONFIG)
+    assert splits.report.read_text() == "<p>with token lengths"
+    assert after.report == FileRecord.of(splits.report) != manifest.report
+    assert after.outputs == manifest.outputs
+
+
+def test_a_report_that_says_the_same_is_left_alone_and_one_that_was_changed_is_written_again(
+    splits: SplitsDir,
+) -> None:
+    manifest = publish(splits)
+    before = splits.report.stat().st_mtime_ns, splits.manifest_path.stat().st_mtime_ns
+    splits.refresh_report(manifest, "<p>x")
+    assert (splits.report.stat().st_mtime_ns, splits.manifest_path.stat().st_mtime_ns) == before
+    splits.report.write_text("<p>y")
+    splits.refresh_report(manifest, "<p>x")
+    assert splits.report.read_text() == "<p>x"
+
+
+def test_a_process_killed_between_report_and_manifest_leaves_splits_that_open(
+    splits: SplitsDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = publish(splits)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("solotune.artifacts.splits_dir.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            splits.refresh_report(manifest, "<p>more")
+    assert splits.open(CONFIG) == manifest
+    splits.refresh_report(splits.open(CONFIG), "<p>more")
+    assert splits.open(CONFIG).report == FileRecord.of(splits.report)

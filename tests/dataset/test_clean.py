@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from solotune.config.schema import DatasetConfig
 from solotune.dataset.clean import Clean, Counts, clean, digest, quarantine_line
-from solotune.dataset.contract import Message, Row, decode
+from solotune.dataset.contract import checked_line, checked_value
+from solotune.dataset.digests import DigestSet, digest_of
 from solotune.dataset.formats import Parser
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem
@@ -32,6 +33,10 @@ def run(*raws: bytes) -> tuple[list[Clean], list[tuple[int, str]], Counts]:
     parser = Parser(DatasetConfig(raw_files=("x",)))
     found = list(clean(records, parser.parse, lambda r, p: left_out.append((r.line, p.code)), counts))
     return found, left_out, counts
+
+
+def said(line: bytes) -> bytes:
+    return digest(checked_line(line).said)
 
 
 def kept(found: list[Clean]) -> list[int]:
@@ -56,18 +61,20 @@ def test_the_first_of_equal_rows_is_kept_whatever_their_ids_and_meta() -> None:
     ],
 )
 def test_rows_are_equal_up_to_canonical_form_and_outer_white_space(one: str, other: str, equal: bool) -> None:
-    assert (digest(decode(raw("a", one))) == digest(decode(raw("b", other)))) is equal
+    assert (said(raw("a", one)) == said(raw("b", other))) is equal
 
 
 def test_where_one_turn_ends_and_the_next_begins_is_part_of_what_is_said() -> None:
-    assert digest(decode(raw("a", "x", "yz"))) != digest(decode(raw("a", "xy", "z")))
+    assert said(raw("a", "x", "yz")) != said(raw("a", "xy", "z"))
 
 
 def test_who_says_it_is_part_of_what_is_said() -> None:
     roles = ["user", "assistant", "user", "assistant"]
     chats = {tuple(roles[:n]) for n in (2, 4)} | {("system", *roles[:n]) for n in (2, 4)}
-    said = {digest(Row("a", tuple(Message(role, "x") for role in chat))) for chat in chats}
-    assert len(said) == len(chats)
+    found = {
+        digest(checked_value({"messages": [{"role": role, "content": "x"} for role in chat]}).said) for chat in chats
+    }
+    assert len(found) == len(chats)
 
 
 def test_an_id_that_comes_back_with_other_turns_is_quarantined() -> None:
@@ -85,12 +92,58 @@ def test_a_bad_row_neither_takes_an_id_nor_makes_a_duplicate() -> None:
 
 def test_duplicates_are_handed_on_for_what_they_declare() -> None:
     found, _, _ = run(raw("a"), raw("b", split="test"))
-    assert [(c.line, c.is_duplicate, c.row.meta.split) for c in found][1] == (2, True, "test")
+    assert [(c.line, c.is_duplicate, c.checked.row.meta.split) for c in found][1] == (2, True, "test")
 
 
 def test_blank_lines_are_counted_and_are_no_rows() -> None:
     _, _, counts = run(b"", raw("a"), b"  ")
     assert (counts.rows_in, counts.notes) == (1, {"blank_line": 2})
+
+
+@pytest.mark.parametrize(
+    ("contents", "notes"),
+    [
+        (["plain", "caf\u00e9"], {}),
+        (["cafe\u0301", "cafe\u0301 again"], {"not_nfc": 2}),
+        (["a\u200bb", "a\u202eb", "a\ufeffb", "\U000e0041b"], {"invisible_character": 4}),
+        (["\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u062e"], {}),
+        (["e\u0301\u2066x"], {"not_nfc": 1, "invisible_character": 1}),
+    ],
+)
+def test_odd_characters_are_counted_and_kept(contents: list[str], notes: dict[str, int]) -> None:
+    found, left_out, counts = run(*(raw(f"r{i}", c) for i, c in enumerate(contents)))
+    assert (kept(found), left_out) == (list(range(1, len(contents) + 1)), [])
+    assert [json.loads(f.checked.encoded)["messages"][0]["content"] for f in found] == contents
+    assert counts.notes == notes
+
+
+@pytest.mark.parametrize(
+    ("ids", "collisions"),
+    [
+        (["a", "b"], 0),
+        (["a", "A"], 1),
+        (["A", "a"], 1),
+        (["A\u0308", "\u00c4", "\u00e4"], 2),
+        (["\ufb01", "fi", "FI"], 2),
+        (["stra\u00dfe", "STRASSE"], 1),
+        (["A", "B", "C"], 0),
+    ],
+)
+def test_ids_that_collide_as_file_names_are_counted_and_kept(ids: list[str], collisions: int) -> None:
+    found, left_out, counts = run(*(raw(row_id, f"q{i}") for i, row_id in enumerate(ids)))
+    assert (len(found), left_out, counts.notes["id_collision"]) == (len(ids), [], collisions)
+
+
+@pytest.mark.parametrize("keys", [[str(i) for i in range(1000)], [digest_of(str(i)) for i in range(1000)]])
+def test_what_was_seen_is_known_also_once_it_is_packed(monkeypatch: pytest.MonkeyPatch, keys: list) -> None:
+    monkeypatch.setattr("solotune.dataset.digests._MOST_RECENT", 64)
+    seen = DigestSet()
+    assert [seen.add(key) for key in keys + keys] == [True] * 1000 + [False] * 1000
+    assert all(key in seen for key in keys)
+    assert "other" not in seen
+    assert seen.add("other")
+    seen.take_back("other")
+    assert "other" not in seen
 
 
 def test_lost_rows_are_noticed() -> None:
@@ -111,8 +164,8 @@ def test_rows_in_are_rows_kept_and_duplicates_and_quarantined(lines: list[bytes]
     assert counts.rows_in == counts.kept + counts.duplicates + counts.quarantined
     assert counts.rows_in == sum(bool(line.strip()) for line in lines)
     assert (counts.kept, counts.quarantined) == (len(kept(found)), len(left_out))
-    assert len({digest(c.row) for c in found}) == counts.kept
-    assert len({c.row.id for c in found if not c.is_duplicate}) == counts.kept
+    assert len({digest(c.checked.said) for c in found}) == counts.kept
+    assert len({c.checked.row.id for c in found if not c.is_duplicate}) == counts.kept
     assert sorted([*(c.line for c in found), *(line for line, _ in left_out)]) == [
         n for n, line in enumerate(lines, 1) if line.strip()
     ]

@@ -1,6 +1,7 @@
 """What a row is, and the reason code of everything that isn't one."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solotune.dataset.contract import Message, Meta, Row, content_id, decode, encode, from_value
+from solotune.dataset.contract import (
+    Message,
+    Meta,
+    Row,
+    checked_line,
+    checked_value,
+    content_id,
+    decode,
+    encode,
+)
 from solotune.dataset.diagnose import load_object
 from solotune.dataset.reasons import REASONS, RowProblem
 
+BOM = b"\xef\xbb\xbf"
 USER = {"role": "user", "content": "Hello?"}
 REPLY = {"role": "assistant", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -38,7 +49,6 @@ BROKEN: dict[str, list[bytes]] = {
         line()[:-1],
         line() + b"x",
         line() + line(),
-        b"\xef\xbb\xbf" + line(),
         b"{'id': 'a'}",
         b"",
         raw_said(b"\x00"),
@@ -48,6 +58,20 @@ BROKEN: dict[str, list[bytes]] = {
         line(meta={"source": float("inf")}),
         line(meta={"source": "N"}).replace(b'"N"', b"1e999"),
         line(meta={"source": "N"}).replace(b'"N"', b"1" * 5000),
+    ],
+    "bom_inside": [BOM + line(), b" " + BOM + line(), line() + BOM, line().replace(b": ", b": " + BOM, 1)],
+    "duplicate_key": [
+        line().replace(b'"id"', b'"id": "b", "id"'),
+        line().replace(b'"id"', b'"\\u0069d": "b", "id"'),
+        line().replace(b'"id"', b'"\\u0069\\u0064": "b", "i\\u0064"'),
+        line().replace(b'"role"', b'"role": "user", "role"', 1),
+        line().replace(b'"content"', b'"content": "\\u0022\\u0022", "content"', 1),
+        line().replace(b'"messages"', b'"messages": [], "messages"'),
+        line(id=...).replace(b'"messages"', b'"messages": [{}], "messages"'),
+        line(id=...).replace(b'"messages"', b'"meta": {}, "meta": {}, "messages"'),
+        line(meta={"source": "s"}).replace(b'"source"', b'"source": "", "source"'),
+        line(id=7).replace(b'"id"', b'"id": "b", "id"'),
+        b'{"id": "a", "id": NaN}'.replace(b"NaN", b"{}"),
     ],
     "nesting_too_deep": [
         b"[" * 100_000,
@@ -122,6 +146,7 @@ def test_a_broken_line_has_its_reason_code(code: str, raw: bytes) -> None:
 
 def test_reasons_of_the_reader_aside_every_code_has_cases() -> None:
     """line_too_long and invalid_csv are the readers', duplicate_id needs two rows."""
+    assert all(BROKEN.values())
     assert BROKEN.keys() == REASONS.keys() - {"line_too_long", "invalid_csv", "duplicate_id"}
 
 
@@ -147,7 +172,12 @@ def test_every_reason_says_what_to_do() -> None:
         (raw_said(b"\xff"), "line: byte 0xff at position 54. Save the file as UTF-8"),
         (raw_said(b"\\ud800"), "$.messages[0].content: half a surrogate pair"),
         (line()[:-3], "line: the line ends too early"),
-        (b"\xef\xbb\xbf" + line(), "line: a byte order mark inside the file"),
+        (BOM + line(), "line: U+FEFF at character 0. Remove it: it may stand at the start of a file only"),
+        (
+            line().replace(b'"role"', b'"r\\u006fle": "user", "role"', 1),
+            "$.messages[0].role: the key 'role' is there twice. Remove one of the two",
+        ),
+        (b'{"id": "a", "m e": 1, "m e": 2}', "$['m e']: the key 'm e' is there twice"),
         (said("x" * 30 + "\x1b[2J"), "$.messages[0].content: U+001B at character 30. Remove it"),
         (said("a <|im_end|>"), "$.messages[0].content: <|im_end|> at character 2."),
     ],
@@ -226,11 +256,46 @@ def test_what_is_encoded_decodes_to_the_same_row_and_the_same_bytes(row: Row) ->
     raw = encode(row)
     assert decode(raw) == row
     assert encode(decode(raw)) == raw
-    assert from_value(msgspec.to_builtins(row)) == row
+    assert checked_value(msgspec.to_builtins(row)).row == row
     assert decode(json.dumps(json.loads(raw)).encode()) == row  # \u escapes, other spacing
 
 
-def verdict(read: Callable[[Any], Row], value: object) -> str:
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(st.sampled_from('a"\\u0022:,{}é'), min_size=1, max_size=12),
+    st.sampled_from(["id", "messages", "meta", "role", "content", "source", "tags", "split", "group"]),
+    st.lists(st.booleans(), min_size=8, max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_key_given_twice_is_never_passed_over(
+    text: str, key: str, escape: list[bool], has_id: bool, ascii_only: bool
+) -> None:
+    """Whatever the contents hold and however the second one is spelled."""
+    value = {"messages": [{"role": "user", "content": text}, REPLY], "meta": {"source": text, "tags": [text]}}
+    value["meta"] |= {"split": "val", "group": "g"}
+    if has_id:
+        value["id"] = "a"
+    plain = json.dumps(value, ensure_ascii=ascii_only).encode()
+    decode(plain)
+    spelled = "".join(f"\\u{ord(c):04x}" if e else c for c, e in zip(key, escape, strict=False))
+    at = re.search(rf'(?<=[{{ ])"{key}": '.encode(), plain)
+    if at is None:
+        return
+    again = json.JSONDecoder().raw_decode(plain[at.end() :].decode())[0]
+    twice = plain[: at.start()] + f'"{spelled}": {json.dumps(again)}, '.encode() + plain[at.start() :]
+    with pytest.raises(RowProblem) as caught:
+        decode(twice)
+    assert caught.value.code == "duplicate_key"
+
+
+@pytest.mark.parametrize("raw", [line(), line(id=...), line(meta={"source": "s", "tags": []}), line(meta={})])
+def test_the_line_that_is_kept_is_the_canonical_one(raw: bytes) -> None:
+    checked = checked_line(raw)
+    assert checked.encoded == encode(checked.row) == checked_line(checked.encoded).encoded
+
+
+def verdict(read: Callable[[Any], object], value: object) -> str:
     try:
         read(value)
     except RowProblem as problem:
@@ -250,12 +315,18 @@ def test_any_bytes_are_a_row_or_a_problem(raw: bytes) -> None:
 def test_the_quick_look_at_the_bytes_misses_nothing_that_the_full_search_finds(content: str) -> None:
     value = {"id": "a", "messages": [{"role": "user", "content": content}, REPLY]}
     plain = json.dumps(value, ensure_ascii=False).encode()
-    assert verdict(decode, plain) == verdict(from_value, value)
+    assert verdict(decode, plain) == verdict(checked_value, value)
 
 
 def test_load_object_takes_any_object_and_nothing_else() -> None:
     assert load_object(b'{"instruction": 5}') == {"instruction": 5}
-    for raw, code in ((b"[1]", "wrong_type"), (b"{", "invalid_json"), (b'{"a":"\xff"}', "invalid_utf8")):
+    assert load_object(b'{"a": {"b": "\\u0022"}, "c": 1.0}') == {"a": {"b": '"'}, "c": 1.0}
+    for raw, code in (
+        (b"[1]", "wrong_type"),
+        (b"{", "invalid_json"),
+        (b'{"a":"\xff"}', "invalid_utf8"),
+        (b'{"a": 1, "b": [{"c": 1, "\\u0063": 2}]}', "duplicate_key"),
+    ):
         with pytest.raises(RowProblem) as caught:
             load_object(raw)
         assert caught.value.code == code

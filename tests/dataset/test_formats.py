@@ -19,7 +19,7 @@ def parser(format_name: str, columns: dict[str, str] | None = None) -> Parser:
 
 
 def convert(format_name: str, record: dict[str, Any], columns: dict[str, str] | None = None) -> Row:
-    return parser(format_name, columns).parse(RawRecord("f", 1, 0, json.dumps(record).encode()))
+    return parser(format_name, columns).parse(RawRecord("f", 1, 0, json.dumps(record).encode())).row
 
 
 def chat(row: Row) -> list[tuple[str, str]]:
@@ -52,6 +52,29 @@ SHARED = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
             {"conversations": [{"from": "user", "value": "q"}, {"from": "chatgpt", "value": "a"}]},
             ASKED,
         ),
+        *(
+            ("sharegpt", {key: [{"from": user, "value": "q"}, {"from": model, "value": "a"}]}, ASKED)
+            for key in ("conversation", "conversations")
+            for user in ("human", "user")
+            for model in ("gpt", "chatgpt", "bing", "bard", "model", "assistant")
+        ),
+        ("sharegpt", {"conversation": SHARED, "conversations": None}, ASKED),
+        ("openai_chat", {"messages": TURNS}, ASKED),
+        ("openai_chat", {"messages": [{"role": "developer", "content": "s"}, *TURNS]}, WITH_SYSTEM),
+        ("openai_chat", {"messages": [TURNS[0], {**TURNS[1], "weight": 1}], "tools": []}, ASKED),
+        ("openai_chat", {"messages": [{**TURNS[0], "weight": 0}, {**TURNS[1], "weight": 1.0}]}, ASKED),
+        ("openai_chat", {"messages": [TURNS[0], {**TURNS[1], "tool_calls": None, "refusal": None}]}, ASKED),
+        (
+            "openai_chat",
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": t} for t in ("", "a")]},
+                ],
+                "parallel_tool_calls": False,
+            },
+            ASKED,
+        ),
         ("alpaca", {"instruction": "q", "output": "a"}, ASKED),
         ("alpaca", {"instruction": "q", "input": "", "output": "a"}, ASKED),
         ("alpaca", {"instruction": "q", "input": " \n", "output": "a", "system": None}, ASKED),
@@ -77,6 +100,7 @@ def test_a_record_becomes_a_chat(format_name: str, record: dict, expected: list)
 
 BY_FORMAT = {
     "messages": {"messages": TURNS},
+    "openai_chat": {"messages": TURNS},
     "sharegpt": {"conversations": SHARED},
     "alpaca": {"instruction": "q", "output": "a"},
     "prompt_completion": {"prompt": "q", "completion": "a"},
@@ -171,6 +195,39 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
         ),
         ("sharegpt", {"conversations": SHARED[::-1]}, "bad_role_order", "assistant where user is due"),
         ("sharegpt", {"conversations": SHARED, "system": 5}, "wrong_type", "$.system: expected text"),
+        (
+            "sharegpt",
+            {"conversations": SHARED, "conversation": SHARED},
+            "unknown_field",
+            "both 'conversations' and 'conversation'",
+        ),
+        *(
+            ("openai_chat", {"messages": [TURNS[0], {**TURNS[1], **extra}]}, code, message)
+            for extra, code, message in (
+                ({"weight": 0}, "wrong_type", "$.messages[1].weight: weight '0' on a turn of the assistant. Every"),
+                ({"weight": 0.5}, "wrong_type", "weight '0.5' on a turn of the assistant"),
+                ({"weight": True}, "wrong_type", "weight 'True' on a turn of the assistant"),
+                ({"weight": "1"}, "wrong_type", "weight '1' on a turn of the assistant"),
+                ({"name": "n"}, "unknown_field", "$.messages[1]: the key 'name' isn't part of a turn. Write the name"),
+                ({"tool_calls": [{}]}, "unknown_field", "the key 'tool_calls' isn't part of a turn. Rows hold text"),
+                ({"function_call": {}}, "unknown_field", "the key 'function_call' isn't part of a turn. Rows hold"),
+                ({"mood": 1}, "unknown_field", "the key 'mood' isn't part of a turn. Remove it"),
+                ({"content": None}, "missing_field", "$.messages[1]: the key 'content' is missing or null"),
+                ({"content": 5}, "wrong_type", "$.messages[1].content: expected str, got int"),
+                ({"content": [{"type": "image_url"}]}, "wrong_type", "$.messages[1].content[0]: a part that isn't"),
+                ({"content": [{"type": "text", "text": 5}]}, "wrong_type", "$.messages[1].content[0].text: expected"),
+                ({"content": []}, "empty_content", "the assistant's content is blank"),
+                ({"role": "tool"}, "wrong_type", "$.messages[1].role: a turn of role 'tool'. Rows hold text only"),
+                ({"role": "function"}, "wrong_type", "a turn of role 'function'. Rows hold text only"),
+                ({"role": "gpt"}, "wrong_type", "invalid value 'gpt'. Write one of system, developer, user"),
+            )
+        ),
+        ("openai_chat", {"messages": [{**TURNS[0], "weight": 1}, TURNS[1]]}, "wrong_type", "Only turns of the assist"),
+        ("openai_chat", {"messages": TURNS, "tools": [{}]}, "unknown_field", "$.tools: a row offers no tools. Rows"),
+        ("openai_chat", {"messages": TURNS, "functions": [{}]}, "unknown_field", "$.functions: a row offers no tools"),
+        ("openai_chat", {"messages": "q"}, "wrong_type", "$.messages: expected an array"),
+        ("openai_chat", {"messages": ["q"]}, "wrong_type", "$.messages[0]: expected an object"),
+        ("openai_chat", {}, "missing_field", "the key 'messages' is missing"),
         ("alpaca", {"instruction": "q"}, "missing_field", "the key 'output' is missing"),
         ("alpaca", {"instruction": "q", "output": None}, "wrong_type", "$.output: expected text, got null"),
         ("alpaca", {"instruction": "q", "output": ""}, "empty_content", "the assistant's content is blank"),
@@ -244,13 +301,13 @@ def test_columns_that_are_not_read_are_counted() -> None:
 def test_with_columns_the_messages_format_leaves_further_columns_out_and_counts_them() -> None:
     chosen = parser("messages", {"id": "prompt_id"})
     raw = json.dumps({"prompt_id": "x", "messages": TURNS, "prompt": "q"}).encode()
-    assert chosen.parse(RawRecord("f", 1, 0, raw)).id == "x"
+    assert chosen.parse(RawRecord("f", 1, 0, raw)).row.id == "x"
     assert chosen.unread == {"prompt": 1}
 
 
 def test_values_of_a_table_need_no_json() -> None:
     value = {"messages": TURNS, "score": 0.5}
-    row = parser("messages").parse(RawRecord("f", 1, None, b"", value))
+    row = parser("messages").parse(RawRecord("f", 1, None, b"", value)).row
     assert chat(row) == ASKED
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solotune.dataset.readers import READERS, find_files, jsonl, read_file
+from solotune.dataset.readers import READERS, find_files, jsonl, read_file, source
 from solotune.dataset.readers.raw_files import RawFiles
 from solotune.dataset.readers.source import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, RawRecord
 from solotune.errors import DataError
@@ -205,6 +207,16 @@ def test_a_broken_csv_record_costs_one_row() -> None:
     assert [r.raw for r in found][:4] == [b"1", b"1,2,3", b'"a"b,2', b"\xff,2"]
 
 
+def test_a_byte_order_mark_inside_a_csv_file_costs_one_row() -> None:
+    found = records("a.csv", BOM + b"q,a\n1,2\n" + BOM + b"q,a\n3," + BOM + b"4\n")
+    assert [(r.line, r.note or (r.problem and r.problem.code)) for r in found] == [
+        (1, "bom"),
+        (2, None),
+        (3, "bom_inside"),
+        (4, None),
+    ]
+
+
 def test_an_over_long_csv_line_costs_one_row() -> None:
     found = records("a.csv", b"q,a\n" + b"x" * (MAX_LINE_BYTES + 9) + b",2\n5,6\n")
     assert [(r.line, r.problem and r.problem.code) for r in found] == [(2, "line_too_long"), (3, None)]
@@ -277,6 +289,7 @@ def test_what_is_not_parquet_is_refused(content: bytes) -> None:
 def test_text_types_may_be_compressed(name: str, content: bytes, count: int) -> None:
     assert len(records(f"{name}.gz", gzip.compress(content))) == count
     assert places(records(f"{name}.gz", gzip.compress(content))) == places(records(name, content))
+    assert places(records(f"{name}.zst", zstandard.compress(content))) == places(records(name, content))
 
 
 def test_a_damaged_gz_file_is_refused() -> None:
@@ -284,6 +297,70 @@ def test_a_damaged_gz_file_is_refused() -> None:
     for content in (whole[:-9], whole[:200], b"no gz", whole[:20] + b"\0" * 80 + whole[100:]):
         with pytest.raises(DataError, match=r"can't read a\.jsonl\.gz"):
             records("a.jsonl.gz", content)
+
+
+def test_zstd_and_gzip_files_may_be_several_put_together() -> None:
+    one, other = b'"' + os.urandom(3000).hex().encode() + b'"\n', b"2\n"
+    for end, pack in ((".gz", gzip.compress), (".zst", zstandard.compress)):
+        assert [r.raw + b"\n" for r in records(f"a.jsonl{end}", pack(one) + pack(b"") + pack(other))] == [one, other]
+
+
+def test_a_damaged_zstd_file_is_refused() -> None:
+    whole = zstandard.ZstdCompressor(write_checksum=True).compress(os.urandom(4000))
+    for content in (
+        whole[:-1],
+        whole[:200],
+        b"no zstd",
+        whole[:20] + b"\0" * 80 + whole[100:],
+        whole + b"tail",
+        whole * 2 + whole[:9],
+    ):
+        with pytest.raises(DataError, match=r"can't read a\.jsonl\.zst: (not zstd|the file ends inside)"):
+            records("a.jsonl.zst", content)
+
+
+def test_a_zstd_file_that_asks_for_much_memory_is_refused() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    with pytest.raises(DataError, match="too large a window"):
+        records("a.jsonl.zst", packer.compress(b"1\n") + packer.flush())
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("a.jsonl.gz", gzip.compress),
+        ("a.jsonl.zst", zstandard.compress),
+        ("a.json.gz", gzip.compress),
+        ("a.csv.zst", zstandard.compress),
+    ],
+)
+def test_a_bomb_is_refused_before_it_fills_the_memory(name: str, pack: Callable[[bytes], bytes]) -> None:
+    bomb = pack(b"q,a\n" + b" " * (300 * 1024**2))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"{name} unpacks to more than 268,435,456 bytes: the limit is 200 times"):
+            records(name, bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if name != "a.json.gz":  # an array is read whole, up to the limit
+        assert peak < 100 * 1024**2
+
+
+def test_the_ratio_and_the_total_are_limits_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "RATIO_COUNTS_FROM_BYTES", 1000)
+    honest = "".join(f'"{os.urandom(50).hex()}"\n' for _ in range(500)).encode()
+    assert len(records("a.jsonl.gz", gzip.compress(honest))) == 500
+    with pytest.raises(DataError, match="the limit is 200 times its packed size"):
+        records("a.jsonl.gz", gzip.compress(b" " * 10**6))
+    monkeypatch.setattr(source, "MAX_UNPACKED_BYTES", len(honest))
+    assert len(records("a.jsonl.gz", gzip.compress(honest))) == 500
+    monkeypatch.setattr(source, "MAX_UNPACKED_BYTES", len(honest) - 1)
+    with pytest.raises(DataError, match=f"unpacks to more than {len(honest) - 1:,} bytes"):
+        records("a.jsonl.gz", gzip.compress(honest))
+    with pytest.raises(DataError, match=f"a.jsonl has more than {len(honest) - 1:,} bytes"):
+        records("a.jsonl", honest)
 
 
 # --- Which files ----------------------------------------------------------------------------------
@@ -327,10 +404,11 @@ def test_names_are_relative_to_the_repository_where_they_are_in_it(tmp_path: Pat
         ("raw/a.txt", "raw/a.txt is of a type that can't be read. Known ends are .jsonl .json .csv"),
         ("raw/*", "raw/a.txt is of a type"),
         ("raw/b.parquet.gz", "of a type that can't be read"),
+        ("raw/b.parquet.zst", r"of a type that can't be read.*, and \.gz or \.zst after those that are text"),
     ],
 )
 def test_a_pattern_that_gives_nothing_to_read_is_named(pattern: str, message: str) -> None:
-    touch("raw/a.txt", "raw/b.parquet.gz")
+    touch("raw/a.txt", "raw/b.parquet.gz", "raw/b.parquet.zst")
     with pytest.raises(DataError, match=message):
         find_files([pattern])
 

@@ -1,34 +1,18 @@
 """Token lengths and the share of what is trained."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from solotune.dataset.contract import Message, Row, encode
-from solotune.dataset.token_lengths import measure
+from solotune.dataset.token_lengths import TokenLengths, measure
 
 
-@dataclass
-class Encoded:
-    input_ids: list[int]
-    labels: list[int]
-
-
-def one_token_a_character(messages: Sequence[Message]) -> Encoded:
-    ids, labels = [], []
-    for m in messages:
-        ids += [ord(c) for c in m.content]
-        labels += [ord(c) if m.role == "assistant" else -100 for c in m.content]
-    return Encoded(ids, labels)
-
-
-def measured(folder: Path, lengths: list[int], limit: int = 1000) -> object:
+def measured(folder: Path, lengths: list[int], limit: int = 1000, trained: int = 0) -> TokenLengths:
     path = folder / "train.jsonl"
-    rows = [Row(f"r{n}", (Message("user", "q"), Message("assistant", "a" * (n - 1)))) for n in lengths]
+    rows = [Row(f"r{n}", (Message("user", "q"), Message("assistant", "a"))) for n in lengths]
     path.write_bytes(b"".join(encode(r) + b"\n" for r in rows))
-    return measure(path, one_token_a_character, limit, lambda _: None)
+    return measure(path, lengths, trained, limit)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +27,11 @@ def test_percentiles_are_lengths_that_occur(
 
 
 def test_the_trained_share_is_over_all_tokens(tmp_path: Path) -> None:
-    assert measured(tmp_path, [2, 10]).trained_share == pytest.approx(10 / 12)
+    assert measured(tmp_path, [2, 10], trained=9).trained_share == pytest.approx(9 / 12)
+
+
+def test_rows_are_counted_by_length(tmp_path: Path) -> None:
+    assert measured(tmp_path, [9, 2, 9]).by_length == ((2, 1), (9, 2))
 
 
 def test_rows_over_the_limit_are_counted_and_the_first_named(tmp_path: Path) -> None:

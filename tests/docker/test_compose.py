@@ -50,7 +50,7 @@ def test_what_each_service_may_write(checkout: Checkout) -> None:
     assert writable == {
         "cpu": {"/app/data/splits", "/app/runs", "/cache"},
         "gpu": {"/app/data/splits", "/app/runs", "/cache"},
-        "fetch": {"/app/models", "/cache"},
+        "fetch": {"/app/data/hub", "/app/models", "/cache"},
         "tensorboard": set(),
         "editor-cpu": editor,
         "editor-gpu": editor,
@@ -64,7 +64,7 @@ def test_what_has_a_network_sees_no_rows_and_no_settings(checkout: Checkout) -> 
     services = rendered(checkout)["services"]
     seen = {name: {v["target"] for v in services[name]["volumes"]} for name in ("fetch", "tensorboard")}
     assert seen == {
-        "fetch": {"/app/src", "/app/configs", "/app/models", "/cache"},
+        "fetch": {"/app/src", "/app/configs", "/app/data/hub", "/app/models", "/cache"},
         "tensorboard": {"/app/src", "/app/runs"},
     }
     caches = {name: [v["source"] for v in s["volumes"] if v["target"] == "/cache"] for name, s in services.items()}

@@ -38,10 +38,12 @@ def test_what_follows_the_generation_prompt_belongs_to_the_reply() -> None:
     assert ("<think></think>", True) in [(p.text, p.is_reply) for p in pieces]
 
 
-def test_trimming_is_noticed_by_role() -> None:
-    assert template(TRIMMING).trims("user")
-    assert not template(CHATML).trims("user")
-    assert not template(CHATML).trims("assistant")
+def test_trimming_is_noticed_by_turn() -> None:
+    pieces = template(TRIMMING.replace("(m.content | trim)", "(m.content | trim if m.role == 'user' else m.content)"))
+    slots = [p.text for p in pieces.pieces(("user", "assistant")) if isinstance(p.text, Slot)]
+    assert slots == [Slot(0, None, None), Slot(1)]
+    assert slots[0].fill(" x \n") == "x"
+    assert slots[1].fill(" x \n") == " x \n"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield staged
         for file in sorted(staged.rglob("*")):
             if file.is_file():
-                _fsync_file(file)
+                fsync_file(file)
             elif file.is_dir():
                 fsync_folder(file)
         fsync_folder(staged)
@@ -175,16 +175,16 @@ def differing_files(folder: Path, files: dict[str, FileRecord], *, hashes: bool)
     return found
 
 
-def fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _fsync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

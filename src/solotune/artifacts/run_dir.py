@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -47,6 +47,24 @@ class SplitFacts(msgspec.Struct, frozen=True):
     tokens: int
     trained_tokens: int
     """Tokens with a label."""
+    rows_truncated: list[str] = []
+    """Ids of the rows that it cut; overflow.jsonl says where."""
+    tokens_lost: int = 0
+    """Tokens that it took away, with those of the rows left out."""
+
+
+class OverflowRow(msgspec.Struct, frozen=True):
+    """A line of overflow.jsonl: a row that is longer than training.max_length, and what became of it."""
+
+    split: Split
+    line: int
+    """Of the split's file."""
+    id: str
+    action: Literal["dropped", "truncated"]
+    tokens: int
+    """Of the whole row."""
+    tokens_lost: int
+    trained_tokens_lost: int
 
 
 class RunManifest(msgspec.Struct, frozen=True):
@@ -151,6 +169,8 @@ class RunDir:
         self.config = path / "config.yaml"
         self.manifest_path = path / "manifest.json"
         self.metrics = path / "metrics.jsonl"
+        self.overflow = path / "overflow.jsonl"
+        """Rows longer than training.max_length; only where there are some."""
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.eval_report = path / "eval_report.json"

@@ -17,13 +17,29 @@ from solotune.artifacts.files import (
     fsync_folder,
     read_record,
     remove_staged,
+    sha256_text,
     write_json,
+    write_text,
 )
 from solotune.config.schema import DatasetConfig, Split
 from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MADE_BY = "invoke prepare --config CONFIG"
+
+
+class NearDuplicates(msgspec.Struct, frozen=True):
+    """What was found of rows that say almost the same."""
+
+    threshold: float
+    rows: dict[str, int]
+    """Rows of val and of test that have a near-duplicate on another side."""
+    pairs: FileRecord
+    """near_duplicates.jsonl. Not among the outputs: a run is bound to its rows, not to what was seen in them."""
+    clusters: int = 0
+    """Sets of groups that were put on one side for it."""
+    clustered_rows: int = 0
+    """Rows of those groups."""
 
 
 class SplitsManifest(msgspec.Struct, frozen=True):
@@ -53,8 +69,41 @@ class SplitsManifest(msgspec.Struct, frozen=True):
     """Version that wrote it."""
     notes: dict[str, int] = {}
     """What was passed over and isn't a row: blank lines, byte order marks."""
+    groups: dict[str, int] = {}
+    """Groups by split; {}: written before they were counted."""
+    near: NearDuplicates | None = None
+    """None: nobody looked for near-duplicates."""
     unread_columns: dict[str, int] = {}
     """Columns of the raw rows that the format doesn't read, and in how many rows they are."""
+    rows_by_file: dict[str, int] = {}
+    """Rows in, by raw file."""
+    report: FileRecord | None = None
+    """report.html. Not among the outputs: what a run is bound to are the rows, and the report shows more once a base
+    model is there to count tokens with."""
+
+    def changes(self, config: DatasetConfig) -> str:
+        """What `config` asks for that these splits weren't made with; empty where they are what it would make.
+
+        A key that came to be later has its default in a manifest from before.
+        """
+        fields = type(config).model_fields
+        defaults = config.model_copy(update={k: f.get_default() for k, f in fields.items() if not f.is_required()})
+        made, wanted = (
+            _of_rows(defaults.model_dump(mode="json") | self.config),
+            _of_rows(config.model_dump(mode="json")),
+        )
+        keys = sorted(wanted.keys() | made.keys())
+        return "; ".join(f"{k}: {made.get(k)!r} -> {wanted.get(k)!r}" for k in keys if wanted.get(k) != made.get(k))
+
+
+def _of_rows(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a dataset section that decide which row lies where."""
+    # The length policy acts when train reads; near-duplicates move rows only when they are clustered.
+    dedup = dataset["dedup"]
+    clustered = (
+        f"near {dedup['near']}, threshold {dedup['threshold']:g}" if dedup["near"] == "cluster" else "no cluster"
+    )
+    return {k: v for k, v in dataset.items() if k != "on_overflow"} | {"dedup": clustered}
 
 
 class SplitsDir:
@@ -66,6 +115,11 @@ class SplitsDir:
         self.quarantine = path / "quarantine.jsonl"
         self.rejected = path / "rejected.jsonl"
         """The quarantine of a prepare that didn't finish; no part of the splits that may lie beside it."""
+        self.report = path / "report.html"
+        self.near_duplicates = path / "near_duplicates.jsonl"
+        """The first pairs that lie on two sides; only where near-duplicates are looked for."""
+        self.clusters = path / "clusters.jsonl"
+        """The cluster of each row that is in one; only with dataset.dedup.near: cluster."""
 
     def split(self, split: Split) -> Path:
         return self.path / f"{split}.jsonl"
@@ -97,12 +151,7 @@ class SplitsDir:
             raise ArtifactError(
                 f"{self.path} isn't what prepare wrote: {'; '.join(damage)}", f"Run `{MADE_BY} --replace`"
             )
-        wanted = config.model_dump(mode="json")
-        made = manifest.config
-        # Where the length policy acts is train; the splits hold the rows whichever it is.
-        keys = sorted((wanted.keys() | made.keys()) - {"on_overflow"})
-        changes = "; ".join(f"{k}: {made.get(k)!r} -> {wanted.get(k)!r}" for k in keys if wanted.get(k) != made.get(k))
-        if changes:
+        if changes := manifest.changes(config):
             raise ArtifactError(
                 f"{self.path} was prepared with another dataset section ({changes})",
                 f"Run `{MADE_BY} --replace`, or give this config a dataset.splits_dir of its own",
@@ -124,20 +173,42 @@ class SplitsDir:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
-    def publish(self, staged: Path, manifest: SplitsManifest) -> None:
+    def clear_leftovers(self) -> None:
+        """Deletes what an earlier process left when it was killed; none of it is part of the splits."""
+        remove_staged(self.path)
+
+    def publish(self, staged: Path, manifest: SplitsManifest, report: str) -> SplitsManifest:
         """Moves finished, flushed files out of `staged` (a folder below this one), the manifest last.
 
         The folder itself may be a mount point, so its files are renamed one by one; the old manifest goes
         first, so that no moment shows new rows under an old manifest. After that nothing is written, only
         renamed: a full disk shows itself while the old splits are still whole.
         """
-        new_manifest = staged / self.manifest_path.name
+        new_manifest, new_report = staged / self.manifest_path.name, staged / self.report.name
+        write_text(new_report, report)
+        manifest = msgspec.structs.replace(manifest, report=FileRecord.of(new_report))
         write_json(new_manifest, manifest)
         self.manifest_path.unlink(missing_ok=True)
         fsync_folder(self.path)
         for name in manifest.outputs:
             (staged / name).replace(self.path / name)
+        if self.clusters.name not in manifest.outputs:
+            self.clusters.unlink(missing_ok=True)
+        if manifest.near:
+            (staged / self.near_duplicates.name).replace(self.near_duplicates)
+        else:
+            self.near_duplicates.unlink(missing_ok=True)
+        new_report.replace(self.report)
         self.rejected.unlink(missing_ok=True)
         fsync_folder(self.path)
         new_manifest.replace(self.manifest_path)
         fsync_folder(self.path)
+        return manifest
+
+    def refresh_report(self, manifest: SplitsManifest, report: str) -> None:
+        """Writes report.html anew where it differs; the rows stay whole and bound to their manifest at every moment."""
+        record = FileRecord(len(report.encode()), sha256_text(report))
+        if manifest.report == record and not differing_files(self.path, {self.report.name: record}, hashes=True):
+            return
+        write_text(self.report, report)
+        write_json(self.manifest_path, msgspec.structs.replace(manifest, report=record))

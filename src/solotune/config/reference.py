@@ -22,13 +22,20 @@ def markdown() -> str:
 
 
 def _table(prefix: str, section: type[Section]) -> str:
-    lines = ["| key | default | meaning |", "|---|---|---|"]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *_lines(prefix, section)])
+
+
+def _lines(prefix: str, section: type[Section]) -> Iterator[str]:
+    """A line for each key; a section within a section follows the key that holds it."""
     for name, field in section.model_fields.items():
-        if _section(field.annotation):
+        inner = _section(field.annotation)
+        if inner and not prefix:
             continue
         key = f"{prefix}.{name}" if prefix else name
-        lines.append(f"| `{key}` | {_default(field)} | {_meaning(field)} |")
-    return "\n".join(lines)
+        if not isinstance(field.default, Section):
+            yield f"| `{key}` | {_default(field)} | {_meaning(field)} |"
+        if inner:
+            yield from _lines(key, inner)
 
 
 def _section(annotation: Any) -> type[Section] | None:

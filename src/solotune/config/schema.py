@@ -31,12 +31,43 @@ Text = Annotated[str, Field(min_length=1)]
 Strings = Annotated[tuple[Text, ...], Field(strict=False)]
 
 
+class HubDataset(Section):
+    """A data set of the hub, pinned; `fetch` brings it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
+    """Its id on the hub: ORGANISATION/NAME."""
+    revision: Text
+    """The commit, 40 hex digits; the data set's page lists commits under 'Files and versions'."""
+
+    @field_validator("revision")
+    @classmethod
+    def revision_is_a_commit(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{40}", value):
+            raise ValueError(
+                f"{value!r} is no commit (40 hex digits, lower case): branches and tags move; "
+                "the data set's page on the hub lists commits under 'Files and versions'"
+            )
+        return value
+
+
+class DedupConfig(Section):
+    """Rows that say almost the same; those that say the same are one row, always."""
+
+    near: Literal["off", "report", "cluster"] = "report"
+    """Near-duplicates: `report` those on two sides, `cluster` puts them on one side, `off` doesn't look for them."""
+    threshold: Annotated[float, Field(ge=0.6, le=1.0)] = 0.8
+    """The Jaccard similarity of their word 5-grams from which two rows are near-duplicates."""
+
+
 class DatasetConfig(Section):
     """Which raw rows are read, and how they are divided."""
 
     raw_files: Strings = Field(min_length=1)
-    """Files or glob patterns, relative to the repository: .jsonl (also .gz), .json, .csv, .tsv, .parquet."""
-    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion"] = "messages"
+    """Files or glob patterns: .jsonl, .json, .csv, .tsv (also .gz, .zst), .parquet. Relative to the repository, or
+    within the data set of the hub where there is a `dataset.hub`."""
+    hub: HubDataset | None = None
+    """Rows from a data set of the hub instead of from files of this machine; null: none."""
+    format: Literal["messages", "openai_chat", "sharegpt", "alpaca", "prompt_completion"] = "messages"
     """How a raw row is laid out; `messages` is the contract itself."""
     columns: dict[str, Text] = {}
     """Our field name -> the name of the column in the raw file, where they differ."""
@@ -46,14 +77,18 @@ class DatasetConfig(Section):
     """Share of the groups that goes to val, for rows that declare no split."""
     test_fraction: Fraction = 0.10
     """Share of the groups that goes to test, for rows that declare no split."""
+    dedup: DedupConfig = DedupConfig()
+    """Near-duplicates."""
     seed: int = 0
     """Seed of the split; apart from the run's seed, so that runs with several seeds share their splits."""
     quarantine: Literal["fail", "max_fraction", "keep_going"] = "fail"
     """Bad rows: `fail` stops after the full report, `max_fraction` tolerates a share, `keep_going` all."""
     quarantine_max_fraction: Fraction = 0.01
     """The share of rows that `quarantine: max_fraction` tolerates."""
-    on_overflow: Literal["error", "drop"] = "error"
-    """What a row longer than `training.max_length` does to a run; nothing is ever cut."""
+    on_overflow: Literal["error", "drop", "truncate"] = "error"
+    """What a row longer than `training.max_length` does to a run: `error` stops it, `drop` leaves the row out,
+    `truncate` keeps its first turns, as many as fit, or else the beginning of its first answer. Each such row is
+    listed in the run's overflow.jsonl; `evaluate` never cuts."""
 
     @model_validator(mode="after")
     def fractions_leave_rows_to_train_on(self) -> DatasetConfig:
@@ -151,7 +186,7 @@ class TrainingConfig(Section):
     gradient_accumulation_steps: Positive = 8
     """Forward passes for one optimiser step; the loss is weighted by token over all of them."""
     max_length: Annotated[int, Field(ge=16)] = 2048
-    """Tokens in a sequence (in a pack, with packing). A longer row is never cut: see dataset.on_overflow."""
+    """Tokens in a sequence (in a pack, with packing). A longer row: see dataset.on_overflow."""
     packing: bool = True
     """Several rows in one sequence; they don't see each other."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from solotune.dataset.contract import Row
+import msgspec
+
+from solotune.dataset.contract import Checked
+from solotune.dataset.digests import DigestSet, digest_of
 from solotune.dataset.readers.source import RawRecord
-from solotune.dataset.reasons import RowProblem
+from solotune.dataset.reasons import RowProblem, shortened
 
 
 @dataclass
@@ -24,7 +27,9 @@ class Counts:
     reasons: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by reason code."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What was passed over and isn't a row."""
+    """What was seen and left no row out, by key of NOTES."""
+    by_file: Counter[str] = field(default_factory=Counter)
+    """Rows in, by raw file."""
 
     @property
     def quarantined(self) -> int:
@@ -34,10 +39,10 @@ class Counts:
         assert self.rows_in == self.kept + self.duplicates + self.quarantined, f"rows were lost: {self}"
 
 
-class Clean(NamedTuple):
+class Clean(msgspec.Struct, frozen=True, gc=False):
     """A row that keeps every rule."""
 
-    row: Row
+    checked: Checked
     file: str
     line: int
     is_duplicate: bool
@@ -46,7 +51,7 @@ class Clean(NamedTuple):
 
 def clean(
     records: Iterable[RawRecord],
-    parse: Callable[[RawRecord], Row],
+    parse: Callable[[RawRecord], Checked],
     quarantine: Callable[[RawRecord, RowProblem], None],
     counts: Counts,
 ) -> Iterator[Clean]:
@@ -56,48 +61,92 @@ def clean(
     at the ends of a content; the first one is kept. An id that comes back with other turns is a mistake: the
     later row is quarantined.
     """
-    seen: set[bytes] = set()
-    ids: set[str] = set()
+    seen = DigestSet()
+    ids = _Ids()
+    by_file, notes = counts.by_file, counts.notes
     for record in records:
         if record.note:
-            counts.notes[record.note] += 1
+            notes[record.note] += 1
             continue
         counts.rows_in += 1
+        by_file[record.file] += 1
         try:
-            row = parse(record)
-            said = digest(row)
-            is_duplicate = said in seen
-            if not is_duplicate:
-                _claim(row.id, ids)
+            checked = parse(record)
         except RowProblem as problem:
             counts.reasons[problem.code] += 1
             quarantine(record, problem)
             continue
+        said = checked.said
+        is_duplicate = not seen.add(what := digest(said))
         if is_duplicate:
             counts.duplicates += 1
         else:
-            seen.add(said)
+            try:
+                if ids.claim(checked.row.id):
+                    notes["id_collision"] += 1
+            except RowProblem as problem:
+                seen.take_back(what)
+                counts.reasons[problem.code] += 1
+                quarantine(record, problem)
+                continue
             counts.kept += 1
-        yield Clean(row, record.file, record.line, is_duplicate)
+            if not said.isascii():
+                notes.update(_notes_on(said.decode()))
+        yield Clean(checked, record.file, record.line, is_duplicate)
     counts.check_conservation()
 
 
-def _claim(row_id: str, ids: set[str]) -> None:
-    if row_id in ids:
-        raise RowProblem("duplicate_id", f"the id {row_id!r} belongs to an earlier row", "$.id")
-    ids.add(row_id)
+class _Ids:
+    """The ids of the rows so far, and what they look like where neither case nor compatibility forms count."""
+
+    def __init__(self) -> None:
+        self._exact = DigestSet()
+        self._folded: DigestSet | None = None
+        """Only of ids that differ from their folded form: that of the others is in `_exact`."""
+
+    def claim(self, row_id: str) -> bool:
+        """Whether an earlier id would be the same file name on a machine that folds names.
+
+        Raises:
+            RowProblem: an earlier row has this very id.
+        """
+        if not self._exact.add(row_id):
+            raise RowProblem("duplicate_id", f"the id {shortened(row_id)} belongs to an earlier row", "$.id")
+        folded = _fold(row_id)
+        if folded == row_id:
+            return self._folded is not None and row_id in self._folded
+        if self._folded is None:
+            self._folded = DigestSet()
+        return not self._folded.add(folded) or folded in self._exact
 
 
-def digest(row: Row) -> bytes:
-    """What a row says, normalised, in 16 bytes.
+def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def digest(said: bytes) -> bytes:
+    """What a row says (`Checked.said`), normalised, in 16 bytes.
 
     No content holds a NUL, so none can pass for two; who speaks follows from the number of turns, which is
     odd with a system message and even without.
     """
-    text = "\0".join([m.content.strip() for m in row.messages])
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    return hashlib.sha256(text.encode()).digest()[:16]
+    return digest_of(said if said.isascii() else unicodedata.normalize("NFC", said.decode()).encode())
+
+
+# Zero width, soft hyphen, direction overrides and isolates, tag characters. Not the joiners and marks that
+# emoji, Persian, Hebrew and Indic texts need (U+200C to U+200F).
+_INVISIBLE = re.compile("[\u00ad\u200b\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+
+
+def _notes_on(text: str) -> list[str]:
+    notes = []
+    if not unicodedata.is_normalized("NFC", text):
+        notes.append("not_nfc")
+    if _INVISIBLE.search(text):
+        notes.append("invisible_character")
+    return notes
 
 
 def quarantine_line(record: RawRecord, problem: RowProblem) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Why a line failed: the slow second look, in a fixed order: encoding, JSON, depth, surrogates, types."""
+"""Why a line failed: the slow second look, in a fixed order.
+
+Encoding, JSON, depth, surrogates, repeated keys, types.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from solotune.dataset.reasons import RowProblem
+from solotune.dataset.duplicate_keys import duplicate_key, keep_repeated, refuse_duplicate_keys, step
+from solotune.dataset.reasons import RowProblem, shortened
 
-_ALLOWED = {"$": "id, messages, meta", "$.meta": "source, tags, split"}
+_ALLOWED = {"$": "id, messages, meta", "$.meta": "source, tags, split, group"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -24,6 +28,10 @@ def load_object(raw: bytes) -> dict[str, Any]:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise problem_of(raw, dict) from None
+    try:
+        refuse_duplicate_keys(raw, msgspec.json.encode(value))
+    except RecursionError:
+        raise _too_deep() from None
     if not isinstance(value, dict):
         raise RowProblem("wrong_type", f"expected an object, got {type(value).__name__}")
     return value
@@ -36,14 +44,22 @@ def problem_of(raw: bytes, kind: type[Any]) -> RowProblem:
     except UnicodeDecodeError as error:
         return RowProblem("invalid_utf8", f"byte 0x{raw[error.start]:02x} at position {error.start}", "line")
     try:
-        # The stdlib takes lone surrogates and numbers beyond a float; msgspec takes neither.
-        surrogate = _path_of_surrogate(json.loads(text, parse_constant=_refuse_constant), "$")
+        # The stdlib takes lone surrogates, and any number; msgspec takes neither.
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_int=str,
+            parse_float=str,
+            object_pairs_hook=keep_repeated,
+        )
+        surrogate, repeated = _path_of_surrogate(value, "$"), duplicate_key(value)
     except RecursionError:
-        return RowProblem("nesting_too_deep", "too many brackets inside each other", "line")
+        return _too_deep()
     except ValueError as error:
-        return RowProblem("invalid_json", _json_error(text, error), "line")
-    if surrogate:
-        return RowProblem("lone_surrogate", "half a surrogate pair", surrogate)
+        return _not_json(text, error)
+    found = RowProblem("lone_surrogate", "half a surrogate pair", surrogate) if surrogate else repeated
+    if found:
+        return found
     try:
         msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
@@ -76,22 +92,27 @@ def problem_of_type(error: msgspec.ValidationError) -> RowProblem:
 
 def _between_backticks(text: str) -> str:
     found = re.search("`(.*)`", text, re.DOTALL)
-    key = found[1] if found else ""
-    return repr(key if len(key) <= 60 else key[:59] + "…")
+    return shortened(found[1] if found else "")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} isn't JSON")
 
 
-def _json_error(text: str, error: ValueError) -> str:
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
-    if text.startswith("\ufeff"):
-        return "a byte order mark inside the file"
-    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
-        return f"the line ends too early ({error.msg}, character {error.pos})"
-    return f"{error.msg} at character {error.pos}"
+def _too_deep() -> RowProblem:
+    return RowProblem("nesting_too_deep", "too many brackets inside each other", "line")
+
+
+def _not_json(text: str, error: ValueError) -> RowProblem:
+    what = str(error)
+    if isinstance(error, json.JSONDecodeError):
+        if text.startswith("\ufeff") or text[error.pos : error.pos + 1] == "\ufeff":
+            return RowProblem("bom_inside", f"U+FEFF at character {error.pos}", "line")
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            what = f"the line ends too early ({error.msg}, character {error.pos})"
+        else:
+            what = f"{error.msg} at character {error.pos}"
+    return RowProblem("invalid_json", what, "line")
 
 
 def _path_of_surrogate(value: Any, at: str) -> str | None:
@@ -105,6 +126,6 @@ def _path_of_surrogate(value: Any, at: str) -> str | None:
         for key, item in value.items():
             if _SURROGATE.search(key):
                 return at
-            if p := _path_of_surrogate(item, f"{at}.{key}"):
+            if p := _path_of_surrogate(item, step(at, key)):
                 return p
     return None

@@ -16,8 +16,10 @@ REASONS: dict[str, Reason] = {
     "invalid_utf8": Reason("the bytes are not UTF-8", "Save the file as UTF-8"),
     "line_too_long": Reason("the line is longer than 8 MiB", "Divide the row, or look for a lost line break"),
     "invalid_json": Reason("the line is not one JSON document", "Write one whole JSON object on each line"),
+    "bom_inside": Reason("a byte order mark inside the file", "Remove it: it may stand at the start of a file only"),
     "invalid_csv": Reason("the record breaks the header or the quoting", "Repair its quotes and separators"),
     "nesting_too_deep": Reason("brackets are nested too deep to be read", "Flatten the row"),
+    "duplicate_key": Reason("a key stands twice in one object", "Remove one of the two"),
     "missing_field": Reason("a required key is absent", "Add it"),
     "unknown_field": Reason("a key that the contract doesn't have", "Remove it or correct its spelling"),
     "wrong_type": Reason("a value of another type, or none of those allowed", "Write what is expected"),
@@ -42,8 +44,11 @@ REASONS: dict[str, Reason] = {
 NOTES = {
     "bom": "a byte order mark at the start of the file was passed over",
     "blank_line": "blank lines were passed over",
+    "not_nfc": "rows with characters in pieces (not in Unicode form NFC) were kept as they are",
+    "invisible_character": "rows with invisible or direction-changing characters were kept as they are",
+    "id_collision": "rows were kept whose id differs from an earlier one in case or compatibility forms only",
 }
-"""What is reported and isn't a row."""
+"""What is reported and leaves no row out."""
 
 
 class RowProblem(Exception):
@@ -59,3 +64,8 @@ class RowProblem(Exception):
     def __init__(self, code: str, what: str, at: str = "$", remedy: str | None = None) -> None:
         self.code = code
         super().__init__(f"{at}: {what}. {remedy or REASONS[code].remedy}")
+
+
+def shortened(text: str) -> str:
+    """Text from data for a message: in quotation marks, its control characters escaped, of bounded length."""
+    return repr(text if len(text) <= 60 else text[:59] + "…")

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from solotune import console
+from solotune.artifacts.splits_dir import NearDuplicates, SplitsDir
 from solotune.config.schema import SPLITS
 from solotune.dataset.clean import Counts
+from solotune.dataset.left_out import first_of_each
 from solotune.dataset.reasons import NOTES
-from solotune.dataset.token_lengths import TokenLengths
+from solotune.dataset.token_lengths import TOO_LONG, TokenLengths
 
 _SHOWN = 12
 
 
 def show_rows(counts: Counts, quarantine: Path) -> None:
     """Every row that came in, by what became of it; of each reason the first place."""
-    first = _first_places(quarantine)
+    first = {code: some[0].place for code, some in first_of_each(quarantine, 1).items()}
     lines = [
         ["rows in", f"{counts.rows_in:,}", "", ""],
         ["kept", f"{counts.kept:,}", _percent(counts.kept, counts.rows_in), ""],
@@ -66,10 +66,9 @@ def show_overlong(lengths: Mapping[str, TokenLengths], limit: int, on_overflow: 
         if of.overlong:
             ids = ", ".join(console.safe(i, 60) for i in of.overlong_ids)
             more = ", …" if of.overlong > len(of.overlong_ids) else ""
-            then = "train refuses them" if on_overflow == "error" else "train leaves them out"
             console.warn(
                 f"rows of {split} with more than training.max_length = {limit:,} tokens: {of.overlong:,} "
-                f"({ids}{more}); with dataset.on_overflow: {on_overflow}, {then}"
+                f"({ids}{more}); with dataset.on_overflow: {on_overflow}, {TOO_LONG[on_overflow]}"
             )
 
 
@@ -88,20 +87,23 @@ def show_tags(tags: Mapping[str, Mapping[str, int]]) -> None:
         console.say(f"  and {len(tags) - _SHOWN:,} more tags")
 
 
-class _Place(msgspec.Struct):
-    file: str
-    line: int
-    code: str
-
-
-def _first_places(quarantine: Path) -> dict[str, str]:
-    decode = msgspec.json.Decoder(_Place).decode
-    places: dict[str, str] = {}
-    with quarantine.open("rb") as lines:
-        for line in lines:
-            place = decode(line)
-            places.setdefault(place.code, f"{place.file}:{place.line}")
-    return places
+def show_near(near: NearDuplicates | None, rows: Mapping[str, int], splits: SplitsDir) -> None:
+    """Rows that say almost what a row on another side says."""
+    if near is None:
+        return
+    if near.clusters:
+        console.say(
+            f"near-duplicates kept on one side: {near.clustered_rows:,} rows in {near.clusters:,} clusters "
+            f"({splits.clusters})"
+        )
+    found = [f"{near.rows[s]:,} of {rows[s]:,} rows of {s}" for s in ("val", "test") if near.rows.get(s)]
+    if found:
+        console.warn(
+            f"{' and '.join(found)} say almost what a row on another side says (Jaccard {near.threshold:g} and more); "
+            f"the first are in {splits.near_duplicates}. dataset.dedup.near: cluster keeps such rows together"
+        )
+    else:
+        console.say(f"near-duplicates across splits (Jaccard {near.threshold:g} and more): none")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
-from solotune.dataset.contract import Message
 from solotune.dataset.stored import read_rows
 
-_IGNORED = -100
+TOO_LONG = {"error": "train refuses them", "drop": "train leaves them out", "truncate": "train cuts them"}
+"""dataset.on_overflow -> what becomes of rows that are longer than training.max_length."""
 _IDS_SHOWN = 5
-
-
-class Encoded(Protocol):
-    """A chat as token ids; a label of -100 marks what isn't trained."""
-
-    @property
-    def input_ids(self) -> list[int]: ...
-    @property
-    def labels(self) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -37,40 +28,37 @@ class TokenLengths:
     """Rows that have more tokens than the limit."""
     overlong_ids: tuple[str, ...]
     """The first few of them."""
+    by_length: tuple[tuple[int, int], ...] = ()
+    """(tokens, rows that have as many), ascending."""
 
 
-def measure(
-    path: Path, encode: Callable[[Sequence[Message]], Encoded], limit: int, advance: Callable[[int], None]
-) -> TokenLengths:
-    """Encodes every row of a split file.
+def measure(path: Path, lengths: Sequence[int], trained_tokens: int, limit: int) -> TokenLengths:
+    """Sums up the lengths of a split file's rows.
 
     Args:
-        path: the split's file.
-        encode: chat to tokens.
+        path: the split's file; read only for the ids of rows that are too long.
+        lengths: tokens of each row, in order.
+        trained_tokens: tokens with a label, over all rows.
         limit: tokens that a sequence may have.
-        advance: told of each row.
     """
-    lengths, trained, overlong = array("L"), 0, 0
-    ids: list[str] = []
-    for row in read_rows(path):
-        encoded = encode(row.messages)
-        length = len(encoded.input_ids)
-        lengths.append(length)
-        trained += len(encoded.labels) - encoded.labels.count(_IGNORED)
-        if length > limit:
-            overlong += 1
-            if len(ids) < _IDS_SHOWN:
-                ids.append(row.id)
-        advance(1)
     total, ordered = sum(lengths), sorted(lengths)
+    overlong = [index for index, length in enumerate(lengths) if length > limit]
     return TokenLengths(
         _nearest_rank(ordered, 0.50),
         _nearest_rank(ordered, 0.95),
         ordered[-1] if ordered else 0,
-        trained / total if total else 0.0,
-        overlong,
-        tuple(ids),
+        trained_tokens / total if total else 0.0,
+        len(overlong),
+        _ids_at(path, overlong[:_IDS_SHOWN]),
+        tuple(sorted(Counter(lengths).items())),
     )
+
+
+def _ids_at(path: Path, indices: Sequence[int]) -> tuple[str, ...]:
+    if not indices:
+        return ()
+    wanted, last = set(indices), max(indices)
+    return tuple(row.id for i, row in enumerate(islice(read_rows(path), last + 1)) if i in wanted)
 
 
 def _nearest_rank(ordered: list[int], share: float) -> int:

@@ -1,26 +1,30 @@
 """Chats to token ids and labels, without torch.
 
-Markup goes through the real tokenizer, contents through a copy of it that knows no control tokens: whatever a content
-holds, it stays text. On rows without such text the ids equal `apply_chat_template`. A label is set on exactly what the
-assistant says, and on the token that ends its turn.
+Control tokens come from the template's markup alone. All other text, contents included, goes through a copy of the
+tokenizer that knows no control tokens: whatever a content holds, it stays text. That goes for `<think>` in an
+assistant's content too. On rows without such text the ids equal `apply_chat_template`. A label is set on exactly what
+the assistant says, and on the token that ends its turn.
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import importlib.metadata
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.errors import ModelError
-from solotune.modeling.template import ChatTemplate, MessageLike, Piece, Slot
+from solotune.modeling.template import ChatTemplate, MessageLike, Slot
 
 IGNORE = -100
 """Label of a position that isn't trained; torch.nn.CrossEntropyLoss's default `ignore_index`."""
@@ -38,6 +42,20 @@ class Encoded:
         return sum(label != IGNORE for label in self.labels)
 
 
+class Tokens(NamedTuple):
+    """A chat as ids, and where in them it is trained: a start and an end for each stretch."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+    def with_labels(self) -> Encoded:
+        """The same with a label for each token."""
+        labels = [IGNORE] * len(self.ids)
+        for start, end in self.spans:
+            labels[start:end] = self.ids[start:end]
+        return Encoded(self.ids, labels)
+
+
 class ChatEncoder:
     """Tokenizer and chat template of one base model."""
 
@@ -46,13 +64,20 @@ class ChatEncoder:
     ) -> None:
         self.template = template
         self.pad_id = pad_id
-        self._real = Tokenizer.from_str(json.dumps(tokenizer))
-        self._plain = Tokenizer.from_str(json.dumps(without_control_tokens(tokenizer)))
-        self._control = {token["content"]: int(token["id"]) for token in tokenizer.get("added_tokens", [])}
+        self._tokenizer_text = json.dumps(tokenizer)
+        self._real = Tokenizer.from_str(self._tokenizer_text)
+        plain = without_control_tokens(tokenizer)
+        self._plain = Tokenizer.from_str(json.dumps(plain))
+        inner = without_prefix(plain)
+        self._inner = self._plain if inner == plain else Tokenizer.from_str(json.dumps(inner))
+        self._control = {t["content"]: t for t in tokenizer.get("added_tokens", []) if is_control(t)}
+        unknown = tokenizer["model"].get("unk_token")
+        self._control_ids = frozenset(int(t["id"]) for text, t in self._control.items() if text != unknown)
         # Longest first: `<|im_start|>` before a token that it begins with.
         ordered = sorted(self._control, key=len, reverse=True)
         self._control_pattern = re.compile("(" + "|".join(map(re.escape, ordered)) + ")" if ordered else r"(?!)")
         self._stop_ids = stop_ids
+        self._plan = cache(self._make_plan)
 
     @classmethod
     def open(cls, model: ModelDir, chat_template_path: str | None = None) -> ChatEncoder:
@@ -87,17 +112,56 @@ class ChatEncoder:
         reply = self.encode([_Turn("user", "x"), _Turn("assistant", "y")])
         return self._stop_ids | {[label for label in reply.labels if label != IGNORE][-1]}
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of all that decides which ids a chat gets: tokenizer, template, the code that applies them."""
+        hashed = hashlib.sha256()
+        code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("chat.py", "template.py")]
+        libraries = [importlib.metadata.version(name) for name in ("tokenizers", "jinja2")]
+        for text in (self._tokenizer_text, self.template.identity, *code, *libraries):
+            hashed.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+        return hashed.hexdigest()
+
     def encode(self, messages: Sequence[MessageLike]) -> Encoded:
         """A whole chat, with labels on the assistant's tokens and its end-of-turn tokens.
 
         Raises:
             ModelError: the template can't be masked exactly, or refuses the order of the turns.
         """
-        return self._encode(messages, add_generation_prompt=False)
+        return self.encode_batch([messages])[0].with_labels()
 
     def encode_prompt(self, messages: Sequence[MessageLike]) -> list[int]:
         """A chat up to the point where the assistant has the word: the ids that `generate` starts from."""
-        return self._encode(messages, add_generation_prompt=True).input_ids
+        return self.encode_batch([messages], add_generation_prompt=True)[0].ids
+
+    def encode_batch(
+        self, chats: Sequence[Sequence[MessageLike]], *, add_generation_prompt: bool = False
+    ) -> list[Tokens]:
+        """Many chats at once, on all cores; what comes out doesn't depend on how many there are.
+
+        Raises:
+            ModelError: the template can't be masked exactly, or refuses the order of the turns.
+        """
+        plans = [self._plan(tuple([m.role for m in chat]), add_generation_prompt) for chat in chats]
+        texts: list[str] = []
+        inner: list[str] = []
+        for chat, plan in zip(chats, plans, strict=True):
+            for step in plan:
+                if step.parts:
+                    text = "".join([p if isinstance(p, str) else p.fill(chat[p.message].content) for p in step.parts])
+                    (inner if step.goes_on else texts).append(text)
+        found, found_inner = self._ids(self._plain, texts), self._ids(self._inner, inner)
+        encoded = []
+        for plan in plans:
+            ids: list[int] = []
+            spans: list[tuple[int, int]] = []
+            for step in plan:
+                start = len(ids)
+                ids += step.ids if not step.parts else next(found_inner if step.goes_on else found)
+                if step.is_trained and len(ids) > start:
+                    spans.append((spans.pop()[0] if spans and spans[-1][1] == start else start, len(ids)))
+            encoded.append(Tokens(ids, spans))
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids up to the first stop token; control tokens before it stay visible."""
@@ -118,7 +182,8 @@ class ChatEncoder:
             roles: of the whole chat; the last one is the assistant's.
         """
         pieces = self.template.pieces(tuple(roles))
-        slot = next(i for i, piece in enumerate(pieces) if piece.text == Slot(len(roles) - 1))
+        last = len(roles) - 1
+        slot = next(i for i, p in enumerate(pieces) if isinstance(p.text, Slot) and p.text.message == last)
         before = pieces[slot - 1]
         return answer.removeprefix(before.text) if before.is_reply and isinstance(before.text, str) else answer
 
@@ -137,23 +202,58 @@ class ChatEncoder:
             expected = self._real.encode(text, add_special_tokens=False).ids
             if self.encode(chat).input_ids != expected:
                 raise ModelError(
-                    "this tokenizer doesn't split text at its control tokens, so markup and contents would mix",
-                    "This base model can't be used yet",
+                    "this tokenizer doesn't split text at its control tokens and where answers begin, so markup and "
+                    "contents would mix",
+                    "This base model can't be used yet with this chat template",
                 )
 
-    def _encode(self, messages: Sequence[MessageLike], *, add_generation_prompt: bool) -> Encoded:
-        pieces = self.template.pieces(tuple(m.role for m in messages), add_generation_prompt=add_generation_prompt)
-        ids: list[int] = []
-        labels: list[int] = []
-        text, in_reply = "", False
+    def token_bytes(self, token_id: int) -> bytes:
+        """The text that a token stands for; part of a character where the token is one."""
+        token = str(self._real.id_to_token(token_id))
+        if token in self._control:
+            return token.encode()
+        if self._is_byte_level:
+            return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
+        byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
+        return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether an id is a control token's."""
+        return self._real.id_to_token(token_id) in self._control
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return '"ByteLevel"' in self._tokenizer_text
+
+    def _ids(self, tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
+        if not texts:
+            return
+        with _all_cores(len(texts)):
+            encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        for encoding in encodings:
+            ids: list[int] = encoding.ids
+            if not self._control_ids.isdisjoint(ids):
+                raise ModelError(
+                    "this tokenizer makes control tokens out of ordinary text even without its list of them",
+                    "This base model can't be used: contents could forge turns",
+                )
+            yield ids
+
+    def _make_plan(self, roles: tuple[str, ...], add_generation_prompt: bool) -> tuple[_Step, ...]:
+        """How a chat of these roles becomes ids: what is always the same is encoded here, once."""
+        pieces = self.template.pieces(roles, add_generation_prompt=add_generation_prompt)
+        steps: list[_Step] = []
+        parts: list[str | Slot] = []
+        in_reply = False
 
         def flush() -> None:
-            nonlocal text
-            if text:
-                found = self._plain.encode(text, add_special_tokens=False).ids
-                ids.extend(found)
-                labels.extend(found if in_reply else [IGNORE] * len(found))
-                text = ""
+            goes_on = bool(steps) and not steps[-1].is_control
+            if any(isinstance(part, Slot) for part in parts):
+                steps.append(_Step((), tuple(parts), in_reply, goes_on))
+            elif text := "".join(map(str, parts)):
+                ids = next(self._ids(self._inner if goes_on else self._plain, [text]))
+                steps.append(_Step(tuple(ids), (), in_reply, goes_on))
+            parts.clear()
 
         for i, piece in enumerate(pieces):
             if piece.is_reply != in_reply:
@@ -161,54 +261,143 @@ class ChatEncoder:
                 flush()
                 in_reply = piece.is_reply
             if isinstance(piece.text, Slot):
-                message = messages[piece.text.message]
-                text += message.content.strip() if self.template.trims(message.role) else message.content
+                parts.append(piece.text)
                 continue
             after_reply = i > 0 and pieces[i - 1].is_reply and not piece.is_reply
-            for j, part in enumerate(self._control_pattern.split(piece.text)):
-                if j % 2 == 0:
-                    text += part
-                    continue
-                flush()
-                ids.append(self._control[part])
-                ends_turn = after_reply and j == 1 and piece.text.startswith(part)
-                labels.append(ids[-1] if ends_turn or in_reply else IGNORE)
-            if after_reply and not self._begins_with_control(piece):
+            if after_reply and not self._control_pattern.match(piece.text):
                 raise ModelError(
                     "this chat template ends the assistant's turn with ordinary text, not with a control token",
                     "The model would not learn where to stop; give another with model.chat_template_path",
                 )
+            for j, part in enumerate(self._split(piece.text)):
+                if j % 2 == 0:
+                    parts.append(part)
+                    continue
+                flush()
+                ends_turn = after_reply and j == 1
+                steps.append(_Step((int(self._control[part]["id"]),), (), ends_turn or in_reply, is_control=True))
         flush()
-        return Encoded(ids, labels)
+        return tuple(steps)
 
-    def _begins_with_control(self, piece: Piece) -> bool:
-        return isinstance(piece.text, str) and self._control_pattern.match(piece.text) is not None
+    def _split(self, markup: str) -> list[str]:
+        """Text, control token, text, …; with the white space gone that a token takes in on its left or right."""
+        parts = self._control_pattern.split(markup)
+        for j in range(1, len(parts), 2):
+            token = self._control[parts[j]]
+            if token.get("lstrip"):
+                parts[j - 1] = parts[j - 1].rstrip()
+            if token.get("rstrip"):
+                parts[j + 1] = parts[j + 1].lstrip()
+        return parts
+
+
+class _Step(NamedTuple):
+    """A stretch of a chat: either ids that are always the same, or parts of a text to be encoded."""
+
+    ids: tuple[int, ...]
+    parts: tuple[str | Slot, ...]
+    is_trained: bool
+    goes_on: bool = False
+    """Text that stands behind text: a tokenizer that begins each text with a space doesn't here."""
+    is_control: bool = False
+
+
+def is_control(added_token: dict[str, Any]) -> bool:
+    """Whether an added token of tokenizer.json is more than white space, which Gemma has in runs."""
+    return bool(added_token["content"].replace("▁", " ").strip())
 
 
 def without_control_tokens(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json that can't emit an added token, whatever text it is given.
+    """A tokenizer.json that can't emit a control token, whatever text it is given.
 
-    The added tokens go, and so do their entries in the vocabulary: a byte-pair model that looks words up whole
-    (`ignore_merges`) would find them there.
+    The control tokens go, and so do their entries in the vocabulary and what merges into them: a byte-pair model that
+    looks words up whole (`ignore_merges`) would find them there.
+
+    Raises:
+        ModelError: the model of the tokenizer can't be taught to leave them out.
     """
-    plain = copy.deepcopy(tokenizer)
-    added = {token["content"] for token in plain.get("added_tokens", [])}
-    plain["added_tokens"] = []
-    plain["post_processor"] = None
-    plain["truncation"] = plain["padding"] = None
-    model = plain["model"]
-    if isinstance(model.get("vocab"), dict):
-        unknown = model.get("unk_token")
-        model["vocab"] = {token: i for token, i in model["vocab"].items() if token not in added or token == unknown}
-    _keep_inner_spaces(plain.get("pre_tokenizer"))
-    return plain
-
-
-def _keep_inner_spaces(pre_tokenizer: dict[str, Any] | None) -> None:
+    added = tokenizer.get("added_tokens", [])
+    control = {token["content"] for token in added if is_control(token)}
+    model = dict(tokenizer["model"])
+    if not isinstance(model.get("vocab"), dict):
+        raise ModelError(
+            f"this tokenizer's model ({model.get('type')}) finds control tokens in ordinary text",
+            "Use a base model with a byte-pair (BPE) tokenizer",
+        )
+    if model.get("byte_fallback") and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256)):
+        model["unk_token"] = None  # every character has its bytes: none is unknown
+    gone = control - {model.get("unk_token")}
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if token not in gone}
+    if model.get("merges"):
+        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, control)]
+    plain = {
+        **tokenizer,
+        "added_tokens": [token for token in added if not is_control(token)],
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+        "model": model,
+    }
     # SentencePiece's "first" puts a space before the first word of a text. Our texts stand behind markup: never first.
-    for part in [pre_tokenizer or {}, *(pre_tokenizer or {}).get("pretokenizers", [])]:
-        if part.get("type") == "Metaspace" and part.get("prepend_scheme") == "first":
-            part["prepend_scheme"] = "never"
+    return _with_prepend_scheme(plain, {"first": "never"})
+
+
+def without_prefix(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same for a text that goes on behind another: no space is put before its first word."""
+    return _without_prepend(_with_prepend_scheme(plain, {"first": "never", "always": "never"}))
+
+
+def _touches(merge: str | list[str], tokens: set[str]) -> bool:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left + right in tokens or left in tokens or right in tokens
+
+
+def _with_prepend_scheme(tokenizer: dict[str, Any], schemes: dict[str, str]) -> dict[str, Any]:
+    def changed(part: dict[str, Any] | None) -> dict[str, Any] | None:
+        if part is None:
+            return None
+        if part.get("type") == "Sequence":
+            return {**part, "pretokenizers": [changed(p) for p in part["pretokenizers"]]}
+        if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") in schemes:
+            return {**part, "prepend_scheme": schemes[part.get("prepend_scheme", "always")]}
+        return part
+
+    return {**tokenizer, "pre_tokenizer": changed(tokenizer.get("pre_tokenizer"))}
+
+
+def _without_prepend(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    normalizer = tokenizer.get("normalizer") or {}
+    if normalizer.get("type") == "Prepend":
+        return {**tokenizer, "normalizer": None}
+    if normalizer.get("type") == "Sequence":
+        kept = [part for part in normalizer["normalizers"] if part.get("type") != "Prepend"]
+        return {**tokenizer, "normalizer": {**normalizer, "normalizers": kept}}
+    return tokenizer
+
+
+@contextmanager
+def _all_cores(texts: int) -> Iterator[None]:
+    """Lets the tokenizer's threads work for one call; `environment.prepare_process` switches them off."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    if texts > 1:
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("TOKENIZERS_PARALLELISM", None)
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level tokenizers write each byte as one printable character (GPT-2's `bytes_to_unicode`)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -67,6 +67,30 @@ def join(rows: Sequence[Encoded]) -> dict[str, list[int]]:
         labels += [IGNORE, *row.labels[1:]]
         positions += range(len(row.input_ids))
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
+
+
+class Sequences(Sequence[dict[str, list[int]]]):
+    """Packs joined when they are asked for: what is in memory at a time is one batch, not the data set.
+
+    Args:
+        rows: encoded chats, or a view of them.
+        packs: row numbers, a list for each sequence.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], packs: Sequence[Sequence[int]]) -> None:
+        self._rows, self._packs = rows, packs
+
+    def __len__(self) -> int:
+        return len(self._packs)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, list[int]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequences: ...
+    def __getitem__(self, index: int | slice) -> dict[str, list[int]] | Sequences:
+        if isinstance(index, slice):
+            return Sequences(self._rows, self._packs[index])
+        return join([self._rows[i] for i in self._packs[index]])
 
 
 def collate(sequences: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -2,7 +2,11 @@
 
 The template is rendered with a sentinel in place of each content. What lies between the sentinels is markup; the
 end of the generation prompt says where the assistant's own tokens begin. A template that moves, repeats, changes
-or drops contents can't be taken apart, and is refused with the reason.
+or drops contents can't be taken apart, and is refused with the reason. Stripping white space around a content is
+the one change that is understood.
+
+What a content says is never looked at. Qwen3's template does look: it takes `<think>…</think>` out of an assistant's
+content and writes it again as thoughts. Here such a content stays the text that it is.
 """
 
 from __future__ import annotations
@@ -21,6 +25,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from solotune.errors import ModelError
 
+_BLANKS = ("\n\n \n\n", "  \n\n  ")
+_STRIPPED: tuple[str | None, ...] = ("", None, "\n", " ")
+"""What a template may strip: the argument of str.lstrip and str.rstrip. On _BLANKS no two do the same."""
+_AWKWARD = (
+    """ it's <b>"&amp;"</b>\r\n\u2028 {{ x }} {% y %} \\ \\n %s\n\n\u00e9 e\u0301 \U0001f3e0  """
+    + "long " * 2000
+    + "end"
+)
+"""What a template that escapes, normalises or cuts contents wouldn't write as it is."""
+
 
 class MessageLike(Protocol):
     """What a message must have to be rendered."""
@@ -36,6 +50,14 @@ class Slot:
     """The place of one message's content."""
 
     message: int
+    left: str | None = ""
+    """What the template strips before the content: nothing, these characters, or (None) any white space."""
+    right: str | None = ""
+    """What it strips behind it."""
+
+    def fill(self, content: str) -> str:
+        """The content as the template writes it."""
+        return content.lstrip(self.left).rstrip(self.right)
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,11 @@ class ChatTemplate:
     def sha256(self) -> str:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """Everything that decides what is rendered."""
+        return json.dumps([self.source, self._special_tokens])
+
     def render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
         """The chat as text.
 
@@ -93,20 +120,12 @@ class ChatTemplate:
         """
         return self._pieces(roles, add_generation_prompt)
 
-    def trims(self, role: str) -> bool:
-        """Whether the template strips white space around contents of this role."""
-        return _trims(self, role)
-
     def _take_apart(self, roles: tuple[str, ...], add_generation_prompt: bool) -> tuple[Piece, ...]:
         messages = [{"role": role, "content": _sentinel(i)} for i, role in enumerate(roles)]
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        gaps = self._gaps(messages, add_generation_prompt)
+        slots = self._slots(messages, gaps, add_generation_prompt)
         pieces: list[Piece] = []
-        for i, role in enumerate(roles):
-            before, found, text = text.partition(_sentinel(i))
-            if not found or _sentinel(i) in text:
-                self._refuse(
-                    f"the {role} turn ({i + 1} of {len(roles)}) is {'repeated' if found else 'dropped or moved'}"
-                )
+        for i, (role, before) in enumerate(zip(roles, gaps[:-1], strict=True)):
             if role == "assistant":
                 # What the model is given at inference ends here; the rest of the markup is its own to say.
                 prompt = self.render(messages[:i], add_generation_prompt=True)
@@ -114,26 +133,58 @@ class ChatTemplate:
                 if not said.startswith(prompt):
                     self._refuse(f"the generation prompt isn't how the assistant's turn ({i + 1}) begins")
                 own = len(said) - len(prompt)
+                if own > len(before):
+                    self._refuse(f"the generation prompt ends before the turn that precedes the assistant's ({i + 1})")
                 pieces.append(Piece(before[: len(before) - own], is_reply=False))
                 pieces.append(Piece(before[len(before) - own :], is_reply=True))
             else:
                 pieces.append(Piece(before, is_reply=False))
-            pieces.append(Piece(Slot(i), is_reply=role == "assistant"))
-        pieces.append(Piece(text, is_reply=False))
+            pieces.append(Piece(slots[i], is_reply=role == "assistant"))
+        pieces.append(Piece(gaps[-1], is_reply=False))
         return tuple(p for p in pieces if p.text != "")
+
+    def _gaps(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[str]:
+        """The markup before each content, and behind the last one."""
+        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        gaps = []
+        for i, message in enumerate(messages):
+            before, found, text = text.partition(_sentinel(i))
+            if not found or _sentinel(i) in text:
+                self._refuse(
+                    f"the {message['role']} turn ({i + 1} of {len(messages)}) is "
+                    f"{'repeated' if found else 'dropped or moved'}"
+                )
+            gaps.append(before)
+        return [*gaps, text]
+
+    def _slots(self, messages: list[dict[str, str]], gaps: list[str], add_generation_prompt: bool) -> list[Slot]:
+        """What becomes of white space around each content; refuses a template that changes what is inside one."""
+
+        def gaps_with(left: str = "", inside: str = "", right: str = "") -> list[str]:
+            changed = [{**m, "content": left + m["content"] + inside + right} for m in messages]
+            return self._gaps(changed, add_generation_prompt)
+
+        behind = list(zip(messages, gaps[1:], gaps_with(inside=_AWKWARD)[1:], strict=True))
+        for i, (message, plain, probed) in enumerate(behind):
+            if probed != _AWKWARD + plain:
+                self._refuse(f"it changes what the {message['role']} says (turn {i + 1}): escapes, cuts or rewrites it")
+        lefts, rights = [gaps_with(left=b) for b in _BLANKS], [gaps_with(right=b) for b in _BLANKS]
+        slots = []
+        for i, message in enumerate(messages):
+            left = [probed[i].removeprefix(gaps[i]) for probed in lefts]
+            right = [probed[i + 1].removesuffix(gaps[i + 1]) for probed in rights]
+            stripped_left = [chars for chars in _STRIPPED if [b.lstrip(chars) for b in _BLANKS] == left]
+            stripped_right = [chars for chars in _STRIPPED if [b.rstrip(chars) for b in _BLANKS] == right]
+            if not (stripped_left and stripped_right):
+                self._refuse(f"it changes white space around what the {message['role']} says (turn {i + 1})")
+            slots.append(Slot(i, stripped_left[0], stripped_right[0]))
+        return slots
 
     def _refuse(self, why: str) -> NoReturn:
         raise ModelError(
             f"this chat template can't be masked exactly: {why}",
             "Give a plain one with model.chat_template_path; nothing is trained on a guessed mask",
         )
-
-
-@cache
-def _trims(template: ChatTemplate, role: str) -> bool:
-    before = [{"role": "user", "content": "x"}] if role == "assistant" else []
-    text = template.render([*before, {"role": role, "content": f" {_sentinel(0)} "}])
-    return f" {_sentinel(0)} " not in text
 
 
 def _sentinel(i: int) -> str:

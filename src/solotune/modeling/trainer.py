@@ -28,7 +28,8 @@ from solotune.console import Progress
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
-from solotune.modeling.packing import collate, join, pack
+from solotune.modeling.packing import Sequences, collate, pack
+from solotune.modeling.tokenised import TokenisedRows
 
 
 class AdapterTrainer(trl.SFTTrainer):
@@ -59,13 +60,15 @@ class AdapterTrainer(trl.SFTTrainer):
         super().__init__(
             model=model,
             args=sft_config(config, run, evaluates=evaluates),
-            train_dataset=datasets.Dataset.from_list(sequences),
+            # Upstream takes its own kind of data set only, which would hold everything once more: it gets a sample.
+            train_dataset=datasets.Dataset.from_list([sequences[0]]),
             # Upstream wants one to evaluate at all; evaluate() below reads val_rows.
-            eval_dataset=datasets.Dataset.from_list(sequences[:1]) if evaluates else None,
+            eval_dataset=datasets.Dataset.from_list([sequences[0]]) if evaluates else None,
             processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False),
             data_collator=partial(collate, pad_id=pad_id),
             peft_config=peft_config(config.lora, config.model),
         )
+        self.train_dataset = sequences
         keep_float32(self.model)
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)
@@ -126,12 +129,18 @@ def _loss_on_cpu(model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_it
     return nll / (num_items if num_items is not None else (targets != IGNORE).sum())
 
 
-def make_sequences(rows: Sequence[Encoded], config: RunConfig) -> list[dict[str, list[int]]]:
+def make_sequences(rows: Sequence[Encoded], config: RunConfig) -> Sequences:
     """Rows as the sequences that are trained on: packed, or one each; every row is in exactly one."""
     if not config.training.packing:
-        return [join([row]) for row in rows]
-    packs = pack([len(row.input_ids) for row in rows], config.training.max_length, config.seed)
-    return [join([rows[i] for i in numbers]) for numbers in packs]
+        return Sequences(rows, [[i] for i in range(len(rows))])
+    return Sequences(rows, pack(lengths_of(rows), config.training.max_length, config.seed))
+
+
+def lengths_of(rows: Sequence[Encoded]) -> list[int]:
+    """Tokens of each row; a view knows them without looking at the rows."""
+    if isinstance(rows, TokenisedRows):
+        return [int(length) for length in rows.lengths]
+    return [len(row.input_ids) for row in rows]
 
 
 def steps_in_all(sequences: int, config: RunConfig) -> int:

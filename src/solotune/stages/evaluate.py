@@ -35,6 +35,7 @@ from solotune.modeling.chat import ChatEncoder, Encoded
 from solotune.modeling.generate import generate
 from solotune.modeling.likelihood import RowScore, loss, perplexity, score
 from solotune.modeling.lora import load_adapter
+from solotune.modeling.token_cache import tokenised
 
 RUNS = Path("runs")
 
@@ -75,7 +76,7 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
             )
         encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
         say(f"run {run_dir.run_id}: {len(rows)} rows of {split}")
-        measured = _measure_both(config, run_dir, base, encoder, rows)
+        measured = _measure_both(config, run_dir, base, encoder, split, rows)
         report = EvalReport(
             schema_version=SCHEMA_VERSION,
             run_id=run_dir.run_id,
@@ -132,10 +133,12 @@ def _held_out(config: RunConfig, manifest: RunManifest, split: Split) -> list[Ro
 
 
 def _measure_both(
-    config: RunConfig, run_dir: RunDir, base: ModelDir, encoder: ChatEncoder, rows: Sequence[Row]
+    config: RunConfig, run_dir: RunDir, base: ModelDir, encoder: ChatEncoder, split: Split, rows: Sequence[Row]
 ) -> dict[str, _Measured]:
-    encoded = [encoder.encode(row.messages) for row in rows]
-    prompts = [encoder.encode_prompt(row.messages[:-1]) for row in rows]
+    # Whole rows, whatever dataset.on_overflow says: what is measured is never cut.
+    path = SplitsDir(Path(config.dataset.splits_dir)).split(split)
+    encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder)[: len(rows)]
+    prompts = [encoded.prompt(i) for i in range(len(rows))]
     model = load_adapter(load_base_model(base, config), run_dir.adapter)
     adapter = _measure("adapter", model, config, encoder, rows, encoded, prompts)
     with model.disable_adapter():

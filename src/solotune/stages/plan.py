@@ -18,6 +18,8 @@ from solotune.dataset.stored import read_rows
 from solotune.errors import DataError, MachineError, SolotuneError
 from solotune.modeling import memory
 from solotune.modeling.chat import ChatEncoder
+from solotune.modeling.length_policy import kept_tokens
+from solotune.modeling.token_cache import tokenised
 from solotune.modeling.trainer import make_sequences, steps_in_all
 
 RUNS = Path("runs")
@@ -63,17 +65,18 @@ def _read(config: RunConfig, base: ModelDir) -> tuple[int, int]:
     splits = SplitsDir(Path(config.dataset.splits_dir))
     splits.open(config.dataset)
     encoder = ChatEncoder.open(base, config.model.chat_template_path)
-    rows = [encoder.encode(row.messages) for row in read_rows(splits.split("train"))]
-    fitting = [row for row in rows if len(row.input_ids) <= config.training.max_length]
-    if len(fitting) < len(rows):
-        say(f"{len(rows) - len(fitting)} rows are longer than training.max_length ({config.training.max_length})")
-        if config.dataset.on_overflow == "error" or not fitting:
+    path = splits.split("train")
+    encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder)
+    kept = kept_tokens(encoded, config)
+    rows = encoded.keep(kept)
+    if kept:
+        say(f"{len(kept)} rows are longer than training.max_length ({config.training.max_length})")
+        if config.dataset.on_overflow == "error" or not rows:
             raise DataError(
                 "train would refuse them",
-                "Raise training.max_length, or set dataset.on_overflow: drop to leave them out",
+                "Raise training.max_length, or set dataset.on_overflow to drop or truncate",
             )
-    rows = fitting
-    return len(make_sequences(rows, config)), sum(len(row.input_ids) for row in rows)
+    return len(make_sequences(rows, config)), rows.tokens_in_all
 
 
 def _say_time(config: RunConfig, tokens: float) -> None:

@@ -7,25 +7,30 @@ end, the manifest last: stopped at any moment, it leaves the old splits whole, o
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from solotune import __version__, console
-from solotune.artifacts.files import atomic_write, record_files
+from solotune.artifacts.data_dir import raw_files
+from solotune.artifacts.files import FileRecord, atomic_write, record_files, write_jsonl
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.splits_dir import MADE_BY, SCHEMA_VERSION, SplitsDir, SplitsManifest
-from solotune.config.schema import SPLITS, DatasetConfig, RunConfig
-from solotune.dataset import policy, summary
+from solotune.artifacts.splits_dir import MADE_BY, SCHEMA_VERSION, NearDuplicates, SplitsDir, SplitsManifest
+from solotune.config.schema import SPLITS, DatasetConfig, RunConfig, Split
+from solotune.dataset import leakage, policy, report, summary
 from solotune.dataset.clean import Counts, clean, quarantine_line
+from solotune.dataset.clusters import Clusters
+from solotune.dataset.contract import Message
 from solotune.dataset.divide import WaitingRows
 from solotune.dataset.formats import Parser
 from solotune.dataset.readers.raw_files import RawFiles
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem
 from solotune.dataset.split import Splitter
+from solotune.dataset.stored import read_rows
 from solotune.dataset.token_lengths import TokenLengths, measure
 from solotune.errors import ArtifactError, DataError
 
@@ -47,10 +52,11 @@ def run(config: RunConfig, *, replace: bool = False) -> SplitsDir:
     dataset = config.dataset
     splits = SplitsDir(Path(dataset.splits_dir))
     with console.stage("prepare"):
-        raw = RawFiles(dataset.raw_files)
+        raw = RawFiles(raw_files(dataset))
         _refuse_to_write_among_raw_files(splits, raw)
         if splits.is_complete and not replace:
             manifest = _check_up_to_date(splits, dataset, raw)
+            splits.clear_leftovers()
             console.say(f"{splits.path} is up to date: same raw files, same dataset section")
             summary.show_rows(_counts_of(manifest), splits.quarantine)
         else:
@@ -60,10 +66,33 @@ def run(config: RunConfig, *, replace: bool = False) -> SplitsDir:
     return splits
 
 
+def check(config: RunConfig) -> None:
+    """Verifies splits that are there, and writes nothing. Raw files are compared where they are still there.
+
+    Raises:
+        ArtifactError: there are no finished splits, or they aren't what they should be.
+    """
+    splits = SplitsDir(Path(config.dataset.splits_dir))
+    failed = []
+    with console.stage("prepare --check"):
+        for finding in leakage.examine(splits, config.dataset):
+            console.say(f"  {'FAIL' if finding.problem else 'ok  '}  {finding.check + ':':<18}{finding.what}")
+            if finding.problem:
+                failed.append(finding)
+    if failed:
+        raise ArtifactError(
+            f"{splits.path} fails {len(failed)} of the checks above: {', '.join(f.check for f in failed)}",
+            failed[0].problem,
+        )
+    console.say(f"{splits.path} is whole, and nothing of val or test is in train")
+
+
 def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsManifest:
     """Reads, cleans, divides and publishes."""
     parser, splitter, counts = Parser(dataset), Splitter(dataset), Counts()
-    with splits.staging() as staged, WaitingRows(staged / "waiting") as waiting:
+    # Near-duplicates are looked for in one file with all rows; else a row waits where it will most likely stay.
+    guess = None if dataset.dedup.near == "cluster" else splitter.side_of
+    with splits.staging() as staged, WaitingRows(staged, guess) as waiting:
         quarantine = staged / splits.quarantine.name
         _read_and_clean(raw, parser, splitter, waiting=waiting, quarantine=quarantine, counts=counts)
         summary.show_rows(counts, quarantine)
@@ -71,32 +100,43 @@ def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsMa
             policy.check_not_empty(raw.paths, counts)
             policy.check_quarantine(dataset, counts, str(splits.rejected))
             splitter.check_declarations()
+            clusters = Clusters(splitter, waiting)
+            if dataset.dedup.near == "cluster":
+                _keep_near_duplicates_together(clusters, dataset.dedup.threshold, staged / splits.clusters.name)
             paths = {split: staged / splits.split(split).name for split in SPLITS}
             with console.Progress("dividing", len(waiting), "rows") as bar:
-                sides = waiting.divide(splitter.side_of, paths, bar.advance)
+                side_of = None if waiting.guesses and splitter.only_draws else splitter.side_of
+                sides = waiting.divide(side_of, paths, bar.advance)
             empty = policy.check_sides(dataset, sides.rows)
         except DataError:
             if counts.quarantined:
                 quarantine.replace(splits.rejected)
             raise
         assert sum(sides.rows.values()) == counts.kept, f"rows were lost: {sides.rows}, {counts}"
+        near_pairs = staged / splits.near_duplicates.name
+        near = None if dataset.dedup.near == "off" else _near_duplicates(dataset, paths, clusters, near_pairs)
+        outputs = record_files(staged)
+        outputs.pop(near_pairs.name, None)
         manifest = SplitsManifest(
             schema_version=SCHEMA_VERSION,
             config=dataset.model_dump(mode="json"),
             inputs=raw.hashes,
-            outputs=record_files(staged),
+            outputs=outputs,
             rows_in=counts.rows_in,
             rows_kept=counts.kept,
             rows_quarantined=counts.quarantined,
             rows_duplicate=counts.duplicates,
             rows=sides.rows,
+            groups=sides.groups,
+            near=near,
             reasons=dict(sorted(counts.reasons.items())),
             tags=sides.tags,
             solotune=__version__,
             notes=dict(sorted(counts.notes.items())),
             unread_columns=dict(sorted(parser.unread.items())),
+            rows_by_file=dict(counts.by_file),
         )
-        splits.publish(staged, manifest)
+        manifest = splits.publish(staged, manifest, report.of(manifest, quarantine))
     console.say(f"wrote {splits.path}/: {', '.join(manifest.outputs)}, manifest.json")
     for split in empty:
         console.say(f"  note: {split} is empty, as dataset.{split}_fraction: 0 asks")
@@ -120,15 +160,42 @@ def _read_and_clean(
             left_out.write(encode(quarantine_line(record, problem)) + b"\n")
 
         reported = 0
-        for row, file, line, is_duplicate in clean(raw.records(), parser.parse, to_quarantine, counts):
+        for found in clean(raw.records(), parser.parse, to_quarantine, counts):
+            row = found.checked.row
             group = splitter.group_of(row)
-            splitter.declare(row, group, file, line)
-            if not is_duplicate:
-                waiting.add(row, group)
+            splitter.declare(row, group, found.file, found.line)
+            if not found.is_duplicate:
+                waiting.add(found.checked.encoded, row.meta.tags, group)
             if counts.rows_in - reported >= _REPORT_EVERY_ROWS:
                 bar.advance(counts.rows_in - reported)
                 reported = counts.rows_in
         bar.advance(counts.rows_in - reported)
+
+
+def _keep_near_duplicates_together(clusters: Clusters, threshold: float, path: Path) -> None:
+    with console.Progress("looking for near-duplicates", len(clusters.waiting), "rows") as bar:
+        clusters.join_near(threshold, bar.advance)
+    clusters.splitter.check_declarations("near-duplicates, which dataset.dedup.near: cluster keeps together,")
+    clusters.write(path)
+
+
+def _near_duplicates(
+    dataset: DatasetConfig, paths: Mapping[Split, Path], clusters: Clusters, pairs: Path
+) -> NearDuplicates:
+    """What is nearly the same on two sides, counted; the first pairs go to the file `pairs`."""
+    # numpy and rensa take a quarter of a second to import; only those who look for near-duplicates pay for it.
+    from solotune.dataset import near
+
+    with console.Progress("looking for near-duplicates across splits", None, "rows") as bar:
+        found = near.across(paths, dataset.dedup.threshold, bar.advance)
+    write_jsonl(pairs, found.pairs)
+    return NearDuplicates(
+        threshold=dataset.dedup.threshold,
+        rows=found.rows,
+        pairs=FileRecord.of(pairs),
+        clusters=clusters.count,
+        clustered_rows=clusters.rows,
+    )
 
 
 def _check_up_to_date(splits: SplitsDir, dataset: DatasetConfig, raw: RawFiles) -> SplitsManifest:
@@ -159,10 +226,14 @@ def _show_splits(config: RunConfig, splits: SplitsDir, manifest: SplitsManifest)
     summary.show_unread(manifest.unread_columns, config.dataset.format)
     summary.show_splits(manifest.rows, lengths, limit)
     summary.show_tags(manifest.tags)
+    summary.show_near(manifest.near, manifest.rows, splits)
     if lengths is None:
         console.say("token lengths: run `invoke fetch --config CONFIG`, then this again")
     else:
         summary.show_overlong(lengths, limit, config.dataset.on_overflow)
+    with _disk_trouble_in_one_line(splits):
+        splits.refresh_report(manifest, report.of(manifest, splits.quarantine, config, lengths))
+    console.say(f"report: {splits.report}")
 
 
 def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str, TokenLengths] | None:
@@ -172,11 +243,20 @@ def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str,
         return None
     # tokenizers and jinja2 take a quarter of a second to import; only those who have a model pay for it.
     from solotune.modeling.chat import ChatEncoder
+    from solotune.modeling.token_cache import tokenised
 
     encoder = ChatEncoder.open(model, config.model.chat_template_path)
-    limit = config.training.max_length
+    lengths: dict[str, TokenLengths] = {}
     with console.Progress("counting tokens", rows, "rows") as bar:
-        return {s: measure(splits.split(s), encoder.encode, limit, bar.advance) for s in SPLITS}
+        for split in SPLITS:
+            path = splits.split(split)
+            found = tokenised(path, partial(_chats, path), encoder, bar.advance)
+            lengths[split] = measure(path, found.lengths.tolist(), found.trained_tokens, config.training.max_length)
+    return lengths
+
+
+def _chats(path: Path) -> Iterator[tuple[Message, ...]]:
+    return (row.messages for row in read_rows(path))
 
 
 def _refuse_to_write_among_raw_files(splits: SplitsDir, raw: RawFiles) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, sha256_text
+from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, sha256_text, write_jsonl
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest, SplitFacts
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, OverflowRow, RunDir, RunManifest, SplitFacts
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig, Split
@@ -27,7 +27,10 @@ from solotune.modeling import determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.callbacks import MetricsLog, StopOnSignal
 from solotune.modeling.chat import ChatEncoder, Encoded
+from solotune.modeling.length_policy import kept_tokens
 from solotune.modeling.lora import add_tokenizer, save_adapter
+from solotune.modeling.token_cache import tokenised
+from solotune.modeling.tokenised import TokenisedRows
 from solotune.modeling.trainer import AdapterTrainer, make_sequences, steps_in_all
 
 RUNS = Path("runs")
@@ -41,9 +44,10 @@ class _Inputs:
     base_files: dict[str, FileRecord]
     split_files: dict[str, FileRecord]
     encoder: ChatEncoder
-    train: list[Encoded]
-    val: list[Encoded]
+    train: TokenisedRows
+    val: Sequence[Encoded]
     facts: dict[str, SplitFacts]
+    overflow: list[OverflowRow]
 
 
 def run(config: RunConfig, run_id: str | None = None) -> RunDir:
@@ -58,6 +62,8 @@ def run(config: RunConfig, run_id: str | None = None) -> RunDir:
         inputs = _read_inputs(config)
         run_dir = RunDir.create(RUNS, config.name, text := resolved_yaml(config), run_id)
         manifest = _manifest(config, run_dir, text, inputs)
+        if inputs.overflow:
+            write_jsonl(run_dir.overflow, inputs.overflow)
         run_dir.write_manifest(manifest)
         say(f"run {run_dir.run_id}")
         _train(config, run_dir, manifest, inputs, checkpoint=None)
@@ -107,45 +113,68 @@ def _read_inputs(config: RunConfig) -> _Inputs:
     base = ModelDir.of(config.model)
     model = base.open(hashes=True)
     encoder = ChatEncoder.open(base, config.model.chat_template_path)
-    train, train_facts = _encode(splits_dir, "train", encoder, config)
+    train, train_facts, overflow = _encode(splits_dir, splits.rows["train"], "train", encoder, config)
     if not train:
         raise DataError(f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints")
     facts = {"train": train_facts}
-    val: list[Encoded] = []
+    val: Sequence[Encoded] = []
     if config.training.eval_steps:
-        val, facts["val"] = _encode(splits_dir, "val", encoder, config)
-    return _Inputs(base, model.files, splits.outputs, encoder, train, val, facts)
+        val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
+        overflow += more
+    return _Inputs(base, model.files, splits.outputs, encoder, train, val, facts, overflow)
 
 
 def _encode(
-    splits: SplitsDir, split: Split, encoder: ChatEncoder, config: RunConfig
-) -> tuple[list[Encoded], SplitFacts]:
-    rows = list(read_rows(splits.split(split)))
-    encoder.check_against_template([row.messages for row in rows[:64]])
-    encoded = []
-    with Progress(f"encoding {split}", len(rows), "rows") as bar:
-        for row in rows:
-            encoded.append(encoder.encode(row.messages))
-            bar.advance()
-    limit = config.training.max_length
-    too_long = [row.id for row, chat in zip(rows, encoded, strict=True) if len(chat.input_ids) > limit]
-    if too_long and config.dataset.on_overflow == "error":
-        longest = max(len(chat.input_ids) for chat in encoded)
-        raise DataError(
-            f"{len(too_long)} rows of {split} are longer than training.max_length ({limit} tokens; the longest has "
-            f"{longest}): {_some(too_long)}",
-            f"Set training.max_length to {-(-longest // 64) * 64}, or dataset.on_overflow: drop; nothing is ever cut",
-        )
-    if too_long:
-        warn(f"{len(too_long)} rows of {split} are left out, longer than {limit} tokens: {_some(too_long)}")
-    kept = [chat for chat in encoded if len(chat.input_ids) <= limit]
+    splits: SplitsDir, rows: int, split: Split, encoder: ChatEncoder, config: RunConfig
+) -> tuple[TokenisedRows, SplitFacts, list[OverflowRow]]:
+    path = splits.split(split)
+    with Progress(f"encoding {split}", rows, "rows") as bar:
+        encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder, bar.advance)
+    kept = kept_tokens(encoded, config)
+    overflow = list(_overflow(path, split, encoded, kept))
+    _tell_overflow(split, encoded, overflow, config)
+    fitting = encoded.keep(kept)
     facts = SplitFacts(
-        rows=len(kept),
-        rows_too_long=too_long,
-        tokens=sum(len(chat.input_ids) for chat in kept),
-        trained_tokens=sum(chat.trained_tokens for chat in kept),
+        rows=len(fitting),
+        rows_too_long=[row.id for row in overflow if row.action == "dropped"],
+        tokens=fitting.tokens_in_all,
+        trained_tokens=fitting.trained_tokens,
+        rows_truncated=[row.id for row in overflow if row.action == "truncated"],
+        tokens_lost=sum(row.tokens_lost for row in overflow),
     )
-    return kept, facts
+    return fitting, facts, overflow
+
+
+def _overflow(path: Path, split: Split, encoded: TokenisedRows, kept: dict[int, int]) -> Iterator[OverflowRow]:
+    """The ledger of the rows that are too long; only where there are some, the file is read for their ids."""
+    if not kept:
+        return
+    for index, row in enumerate(read_rows(path)):
+        if index in kept:
+            tokens, left = int(encoded.lengths[index]), kept[index]
+            lost = sum(end - max(start, left) for start, end in encoded.spans(index) if end > left)
+            action: Literal["dropped", "truncated"] = "truncated" if left else "dropped"
+            yield OverflowRow(split, index + 1, row.id, action, tokens, tokens - left, lost)
+
+
+def _tell_overflow(split: Split, encoded: TokenisedRows, overflow: Sequence[OverflowRow], config: RunConfig) -> None:
+    limit = config.training.max_length
+    if overflow and config.dataset.on_overflow == "error":
+        longest = max(row.tokens for row in overflow)
+        raise DataError(
+            f"{len(overflow)} rows of {split} are longer than training.max_length ({limit} tokens; the longest has "
+            f"{longest}): {_some([row.id for row in overflow])}",
+            f"Set training.max_length to {-(-longest // 64) * 64}, or dataset.on_overflow to drop or truncate; "
+            "nothing is cut unless you say so",
+        )
+    for action, words in (("dropped", "left out"), ("truncated", "cut")):
+        rows = [row for row in overflow if row.action == action]
+        if rows:
+            lost = sum(row.tokens_lost for row in rows)
+            warn(
+                f"{len(rows)} rows of {split} are {words}, longer than {limit} tokens: {_some([r.id for r in rows])} "
+                f"({lost:,} of {encoded.tokens_in_all:,} tokens lost; overflow.jsonl lists each)"
+            )
 
 
 def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inputs) -> RunManifest:

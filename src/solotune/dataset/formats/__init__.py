@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from solotune.config.schema import DatasetConfig
 from solotune.dataset import contract
-from solotune.dataset.contract import Row
+from solotune.dataset.contract import Checked
 from solotune.dataset.diagnose import load_object
-from solotune.dataset.formats import alpaca, messages, prompt_completion, sharegpt
+from solotune.dataset.formats import alpaca, messages, openai_chat, prompt_completion, sharegpt
 from solotune.dataset.readers.source import RawRecord
 from solotune.errors import DataError
 
@@ -29,6 +29,7 @@ class Format(Protocol):
 
 FORMATS: dict[str, Format] = {
     "messages": messages,
+    "openai_chat": openai_chat,
     "sharegpt": sharegpt,
     "alpaca": alpaca,
     "prompt_completion": prompt_completion,
@@ -56,7 +57,7 @@ class Parser:
         self._is_contract = dataset.format == "messages" and not dataset.columns
         self.unread: Counter[str] = Counter()
 
-    def parse(self, record: RawRecord) -> Row:
+    def parse(self, record: RawRecord) -> Checked:
         """The row in a record.
 
         Raises:
@@ -64,11 +65,11 @@ class Parser:
         """
         if record.problem:
             raise record.problem
-        if not isinstance(record.value, dict):
-            if self._is_contract:
-                return contract.decode(record.raw)
-            value = load_object(record.raw)
-        else:
+        if isinstance(record.value, dict):
             value = record.value
+        elif self._is_contract:
+            return contract.checked_line(record.raw)
+        else:
+            value = load_object(record.raw)
         self.unread.update(value.keys() - self._read)
-        return contract.from_value(self._format.convert(value, self._columns))
+        return contract.checked_value(self._format.convert(value, self._columns))

@@ -10,8 +10,8 @@ from solotune.dataset.reasons import RowProblem
 Record = Mapping[str, Any]
 Columns = Mapping[str, str]
 
-COMMON = ("id", "meta", "source", "tags", "split")
-"""What every format but `messages` reads. The last three are those of meta, for files that can't nest."""
+COMMON = ("id", "meta", "source", "tags", "split", "group")
+"""What every format but `messages` reads. The last four are those of meta, for files that can't nest."""
 
 
 def text(record: Record, columns: Columns, field: str) -> str:
@@ -62,7 +62,7 @@ def _meta(record: Record, columns: Columns) -> dict[str, Any]:
     if given is not None and not isinstance(given, dict):
         raise _wrong_type("an object", given, column)
     meta = {k: v for k, v in (given or {}).items() if v is not None}
-    for field in ("source", "split"):
+    for field in ("source", "split", "group"):
         if (found := optional_text(record, columns, field)) is not None:
             meta[field] = found
     tags = record.get(columns.get("tags", "tags"))

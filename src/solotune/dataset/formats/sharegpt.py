@@ -1,7 +1,7 @@
 """`sharegpt`: {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}.
 
-Turns may be spelled {"role", "content"} as well, and a `system` text may stand beside them. A further key in
-a turn (a weight, a tool call) would change what is learnt, so it is refused rather than dropped.
+The key may be `conversation`, turns may be spelled {"role", "content"}, and a `system` text may stand beside them.
+A further key in a turn (a weight, a tool call) would change what is learnt, so it is refused rather than dropped.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from solotune.dataset.formats.fields import COMMON, Columns, Record, optional_text, row, value
-from solotune.dataset.reasons import RowProblem
+from solotune.dataset.reasons import RowProblem, shortened
 
-FIELDS = ("conversations", "system", *COMMON)
+FIELDS = ("conversations", "conversation", "system", *COMMON)
 
 _ROLES = {
     "system": "system",
@@ -19,13 +19,20 @@ _ROLES = {
     "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
     "assistant": "assistant",
 }
 
 
 def convert(record: Record, columns: Columns) -> dict[str, Any]:
-    at = f"$.{columns.get('conversations', 'conversations')}"
-    turns = value(record, columns, "conversations")
+    long, short = (columns.get(field, field) for field in ("conversations", "conversation"))
+    if record.get(long) is not None and record.get(short) is not None:
+        raise RowProblem("unknown_field", f"both {shortened(long)} and {shortened(short)}", "$", "Remove one of them")
+    field = "conversation" if record.get(short) is not None else "conversations"
+    at = f"$.{columns.get(field, field)}"
+    turns = value(record, columns, field)
     if not isinstance(turns, list):
         raise RowProblem("wrong_type", f"expected an array, got {type(turns).__name__}", at)
     messages = [_message(turn, f"{at}[{i}]") for i, turn in enumerate(turns)]
@@ -43,9 +50,9 @@ def _message(turn: Any, at: str) -> dict[str, Any]:
             raise RowProblem("missing_field", f"the key {key!r} is missing", at)
     further = sorted(turn.keys() - {role_key, text_key})
     if further:
-        raise RowProblem("unknown_field", f"the key {further[0][:60]!r} isn't part of a turn", at)
+        raise RowProblem("unknown_field", f"the key {shortened(further[0])} isn't part of a turn", at)
     role = turn[role_key]
     if not isinstance(role, str) or role not in _ROLES:
         allowed = "Write one of " + ", ".join(_ROLES)
-        raise RowProblem("wrong_type", f"invalid value {str(role)[:60]!r}", f"{at}.{role_key}", allowed)
+        raise RowProblem("wrong_type", f"invalid value {shortened(str(role))}", f"{at}.{role_key}", allowed)
     return {"role": _ROLES[role], "content": turn[text_key]}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from solotune.dataset.readers import delimited, json_array, jsonl, parquet
-from solotune.dataset.readers.source import RawRecord
+from solotune.dataset.readers.source import PACKED, RawRecord
 from solotune.errors import DataError
 
 READERS: dict[str, Callable[[Path, str], Iterator[RawRecord]]] = {
@@ -18,7 +18,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[RawRecord]]] = {
     ".tsv": delimited.read_tsv,
     ".parquet": parquet.read,
 }
-_NOT_AS_GZ = {".parquet"}
+_NEVER_PACKED = {".parquet"}
 
 
 def find_files(patterns: Sequence[str]) -> dict[str, Path]:
@@ -77,13 +77,13 @@ def _expand(pattern: str) -> list[Path]:
 
 def _reader_of(path: Path) -> Callable[[Path, str], Iterator[RawRecord]]:
     name = path.name.lower()
-    zipped = name.endswith(".gz")
-    suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in READERS or (zipped and suffix in _NOT_AS_GZ):
+    packed = name.endswith(PACKED)
+    suffix = Path(name).with_suffix("").suffix if packed else Path(name).suffix
+    if suffix not in READERS or (packed and suffix in _NEVER_PACKED):
         known = " ".join(READERS)
         raise DataError(
             f"{path} is of a type that can't be read",
-            f"Known ends are {known}, and .gz after those that are text",
+            f"Known ends are {known}, and {' or '.join(PACKED)} after those that are text",
         )
     return READERS[suffix]
 

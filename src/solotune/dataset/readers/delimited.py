@@ -42,8 +42,11 @@ def _read(path: Path, name: str, delimiter: str) -> Iterator[RawRecord]:
                 problem = _problem(error, name, lines)
             problem = lines.problem or problem
             raw = b"".join(lines.taken).removesuffix(b"\n")
-            if lines.first == 1 and raw.startswith(BOM):
-                yield RawRecord(name, 1, 0, BOM, note="bom")
+            if raw.startswith(BOM):
+                if lines.first == 1:
+                    yield RawRecord(name, 1, 0, BOM, note="bom")
+                else:
+                    problem = RowProblem("bom_inside", "U+FEFF before the first cell", "record")
             if not problem and not raw.strip(b" \t\r" if delimiter == "," else b" \r"):
                 yield RawRecord(name, lines.first, lines.offset, raw, note="blank_line")
             elif header is None:

@@ -22,7 +22,7 @@ def read(path: Path, name: str) -> Iterator[RawRecord]:
             if number == 1 and line.startswith(BOM):
                 yield RawRecord(name, 1, 0, BOM, note="bom")
                 line, start = line[len(BOM) :], start + len(BOM)
-            raw = line[:-1] if line.endswith(b"\n") else line
+            raw = line.removesuffix(b"\n")
             if cut:
                 yield RawRecord(name, number, start, raw, problem=too_long(size))
             elif raw.strip(b" \t\r"):

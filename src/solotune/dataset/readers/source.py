@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 
+from solotune.dataset.readers.zstd import ZstdFile
 from solotune.dataset.reasons import RowProblem
+from solotune.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 KEPT_OF_LONG_LINE = 64 * 1024
+MAX_UNPACKED_BYTES = 64 * 1024**3
+"""Of one file, unpacked where it is packed."""
+MAX_RATIO = 200
+"""Text of rows packs to a third or a tenth; what unpacks to more than this many times its size is a bomb."""
+RATIO_COUNTS_FROM_BYTES = 256 * 1024**2
 _CHUNK_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
+
+_UNPACKERS: dict[str, Callable[[Path], io.RawIOBase]] = {
+    ".gz": lambda path: cast("io.RawIOBase", gzip.GzipFile(path)),
+    ".zst": ZstdFile,
+}
+PACKED = tuple(_UNPACKERS)
 
 
 class RawRecord(msgspec.Struct, frozen=True):
@@ -36,12 +53,44 @@ class RawRecord(msgspec.Struct, frozen=True):
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Opens a raw file for reading, uncompressed on the way where its name ends in .gz."""
-    if path.suffix.lower() == ".gz":
+    """Opens a raw file for reading, uncompressed on the way where its name ends in .gz or .zst.
+
+    Reading raises DataError as soon as a compressed file gives more than the limits allow.
+    """
+    unpack = _UNPACKERS.get(path.suffix.lower())
+    if unpack:
         # GzipFile's own readline is Python; the buffered reader's is not.
-        unzipped = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(path)), _CHUNK_BYTES)
-        return cast("BinaryIO", unzipped)
+        return cast("BinaryIO", io.BufferedReader(_Bounded(path, unpack(path)), _CHUNK_BYTES))
+    if path.stat().st_size > MAX_UNPACKED_BYTES:
+        raise DataError(f"{path} has more than {MAX_UNPACKED_BYTES:,} bytes", "Divide it into several files")
     return path.open("rb", buffering=_CHUNK_BYTES)
+
+
+class _Bounded(io.RawIOBase):
+    """An unpacked file, as long as it stays within what an honest one unpacks to."""
+
+    def __init__(self, path: Path, unpacked: io.RawIOBase) -> None:
+        self._path, self._unpacked = path, unpacked
+        self._bytes = 0
+        self._most = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, MAX_RATIO * path.stat().st_size))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        size = self._unpacked.readinto(buffer) or 0
+        self._bytes += size
+        if self._bytes > self._most:
+            raise DataError(
+                f"{self._path} unpacks to more than {self._most:,} bytes: the limit is {MAX_RATIO} times its packed "
+                f"size (or {RATIO_COUNTS_FROM_BYTES:,} bytes, where that is more), and {MAX_UNPACKED_BYTES:,} bytes",
+                "If it is no bomb, unpack it yourself and name the unpacked file, or divide it",
+            )
+        return size
+
+    def close(self) -> None:
+        self._unpacked.close()
+        super().close()
 
 
 def read_line(file: BinaryIO) -> tuple[bytes, int]:

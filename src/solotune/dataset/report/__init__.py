@@ -1,0 +1,151 @@
+"""report.html: where every row went and how long it is, as one page without scripts or anything from elsewhere.
+
+Everything in it is data that somebody else chose: characters that don't print are shown as escapes, texts are cut,
+and the template escapes the rest. The bytes depend on nothing but the splits and the lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from solotune.artifacts.splits_dir import SplitsManifest
+from solotune.config.schema import SPLITS, RunConfig
+from solotune.console import safe
+from solotune.dataset.left_out import LeftOut, first_of_each
+from solotune.dataset.reasons import NOTES, REASONS
+from solotune.dataset.report.histogram import Histogram, histograms
+from solotune.dataset.token_lengths import TOO_LONG, TokenLengths
+
+if TYPE_CHECKING:
+    import jinja2
+
+_EXAMPLES = 3
+_FILES, _TAGS, _COLUMNS, _VALUES = 40, 40, 20, 8
+
+
+def of(
+    manifest: SplitsManifest,
+    quarantine: Path,
+    config: RunConfig | None = None,
+    lengths: Mapping[str, TokenLengths] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        manifest: of the splits.
+        quarantine: its quarantine.jsonl.
+        config: what the lengths were counted for.
+        lengths: by split; None where the base model hasn't been fetched.
+    """
+    measured = _Measured(lengths, config) if config and lengths is not None else None
+    left_out = first_of_each(quarantine, _EXAMPLES)
+    template = _environment().from_string(files(__package__).joinpath("template.html.jinja").read_text("utf-8"))
+    return template.render(
+        manifest=manifest,
+        splits=SPLITS,
+        sources=_sources(manifest),
+        reasons=[_reason(code, count, left_out.get(code, ())) for code, count in _most_first(manifest.reasons.items())],
+        notes=[(NOTES.get(note, note), count) for note, count in sorted(manifest.notes.items())],
+        tags=_some(_most_first((tag, by_split) for tag, by_split in manifest.tags.items()), _TAGS),
+        unread=_some(sorted(manifest.unread_columns.items()), _COLUMNS),
+        settings=[(key, _value(value)) for key, value in manifest.config.items()],
+        measured=measured,
+        histograms=_histograms(measured),
+    )
+
+
+class _Measured:
+    """Token lengths, and what they were counted with."""
+
+    def __init__(self, lengths: Mapping[str, TokenLengths], config: RunConfig) -> None:
+        self.lengths = lengths
+        self.base_model = config.model.name_or_path
+        self.max_length = config.training.max_length
+        self.on_overflow = config.dataset.on_overflow
+        self.then = TOO_LONG[config.dataset.on_overflow]
+
+
+@dataclass(frozen=True)
+class _Some:
+    """As much of a list as is shown."""
+
+    shown: list[Any]
+    more: int
+
+
+def _some(items: Sequence[Any], limit: int) -> _Some:
+    return _Some(list(items[:limit]), max(0, len(items) - limit))
+
+
+def _sources(manifest: SplitsManifest) -> _Some:
+    rows = manifest.rows_by_file
+    return _some([(name, rows.get(name), record) for name, record in manifest.inputs.items()], _FILES)
+
+
+@dataclass(frozen=True)
+class _Reason:
+    code: str
+    count: int
+    means: str
+    examples: Sequence[LeftOut]
+
+
+def _reason(code: str, count: int, examples: Sequence[LeftOut]) -> _Reason:
+    return _Reason(code, count, REASONS[code].means if code in REASONS else "", examples)
+
+
+def _most_first(items: Any) -> list[Any]:
+    def rows(item: tuple[str, Any]) -> tuple[int, str]:
+        name, count = item
+        return -(count if isinstance(count, int) else sum(count.values())), name
+
+    return sorted(items, key=rows)
+
+
+def _histograms(measured: _Measured | None) -> list[tuple[str, Histogram]]:
+    if measured is None:
+        return []
+    by_split = {split: of.by_length for split, of in measured.lengths.items() if of.by_length}
+    return list(histograms(by_split, measured.max_length).items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_value(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        more = f", and {len(value) - _VALUES} more" if len(value) > _VALUES else ""
+        return ", ".join(str(item) for item in value[:_VALUES]) + more
+    return "none" if value is None else str(value)
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2  # a tenth of a second; only `prepare` pays for it
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        safe=_refuse_to_unescape,  # Jinja's own `safe` turns escaping off; nothing here is ever that safe
+        shown=safe,
+        number=lambda n: f"{n:,}",
+        share=lambda part, whole: f"{part / whole:.1%}" if whole else "",
+        bytes=_bytes,
+    )
+    return environment
+
+
+def _refuse_to_unescape(_: object) -> str:
+    raise AssertionError("nothing in the report is taken as markup")
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
