@@ -15,7 +15,7 @@ from tests.browser.chromium import PROGRAM, Page
 from tests.helpers import make_config
 
 from solotune.artifacts.files import FileRecord
-from solotune.artifacts.splits_dir import SplitsManifest
+from solotune.artifacts.splits_dir import NearDuplicates, NearPair, SplitsManifest
 from solotune.config.schema import DatasetConfig
 from solotune.console import safe
 from solotune.dataset import report
@@ -84,7 +84,9 @@ def write_report(folder: Path, text: str) -> Path:
         for n in range(3)
     ]
     quarantine.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    lengths = TokenLengths(300, 900, 1200, 0.25, 3, (text, text), tuple((n, n % 7 + 1) for n in range(5, 1200, 3)))
+    lengths = TokenLengths(
+        300, 900, 1200, 0.25, 3, (text, text), tuple((n, n % 7 + 1) for n in range(5, 1200, 3)), ((text, 1),)
+    )
     config = make_config(model={"name_or_path": text, "source": "folder"}, training={"max_length": 1024})
     manifest = SplitsManifest(
         schema_version=1,
@@ -107,9 +109,14 @@ def write_report(folder: Path, text: str) -> Path:
         notes={text: 1},
         unread_columns={text: 1},
         rows_by_file={text: 1_234_567},
+        near=NearDuplicates(0.8, {"val": 1, "test": 1}, FileRecord(0, "0" * 64)),
     )
+    near_duplicates = folder / "near_duplicates.jsonl"
+    near_duplicates.write_bytes(msgspec.json.encode(NearPair(text, "val", text, "train", 1.0)) + b"\n")
     path = folder / "report.html"
-    path.write_text(report.of(manifest, quarantine, config, dict.fromkeys(("train", "val", "test"), lengths)))
+    path.write_text(
+        report.of(manifest, quarantine, near_duplicates, config, dict.fromkeys(("train", "val", "test"), lengths))
+    )
     return path
 
 

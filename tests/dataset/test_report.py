@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tests.helpers import make_config
 
 from solotune.artifacts.files import FileRecord
-from solotune.artifacts.splits_dir import NearDuplicates, SplitsManifest
+from solotune.artifacts.splits_dir import NearDuplicates, NearPair, SplitsManifest
 from solotune.config.schema import DatasetConfig
 from solotune.dataset import report
 from solotune.dataset.left_out import first_of_each
@@ -58,13 +59,24 @@ def left_out(line: int, code: str = "invalid_json", raw: str = '{"id": 1', **mor
     return {**what, **({} if "raw_base64" in more else {"raw": raw}), **more}
 
 
-def page(folder: Path, made: SplitsManifest | None = None, lines: list[dict[str, Any]] | None = None) -> str:
-    return report.of(made or manifest(), quarantine(folder, lines or []))
+def page(
+    folder: Path,
+    made: SplitsManifest | None = None,
+    lines: list[dict[str, Any]] | None = None,
+    pairs: Sequence[NearPair] = (),
+) -> str:
+    return report.of(made or manifest(), quarantine(folder, lines or []), near_pairs(folder, pairs))
+
+
+def near_pairs(folder: Path, pairs: Sequence[NearPair] = ()) -> Path:
+    path = folder / "near_duplicates.jsonl"
+    path.write_bytes(msgspec.json.Encoder().encode_lines(pairs))
+    return path
 
 
 def with_lengths(folder: Path, by_split: dict[str, TokenLengths], **training: Any) -> str:
     config = make_config(training={"max_length": 16, **training})
-    return report.of(manifest(), quarantine(folder, []), config, by_split)
+    return report.of(manifest(), quarantine(folder, []), near_pairs(folder), config, by_split)
 
 
 class Seen(HTMLParser):
@@ -138,8 +150,11 @@ def test_with_a_base_model_the_lengths_are_there(tmp_path: Path) -> None:
 def test_near_duplicates_are_told_where_somebody_looked_for_them(tmp_path: Path) -> None:
     assert "Near-duplicates" not in Seen(page(tmp_path)).text
     near = NearDuplicates(0.8, {"val": 3, "test": 1200}, FileRecord(0, "0" * 64), 1, 9)
-    text = Seen(page(tmp_path, manifest(near=near))).text
-    assert "word 5-grams 0.8 or more): 3 of val, 1,200 of test. The first pairs are in near_duplicates.jsonl" in text
+    pairs = [NearPair("t-1", "test", "r-7", "train", 0.9166), NearPair(HOSTILE, "val", "r-8", "train", 1)]
+    text = Seen(page(tmp_path, manifest(near=near), pairs=pairs)).text
+    assert "word 5-grams 0.8 or more): 3 of val, 1,200 of test. What is measured on such" in text
+    assert "test t-1 train r-7 0.92" in text
+    assert "The first 2 of them. prepare --show ID prints a row" in text
     assert "1 cluster of near-duplicates (9 rows) was kept on one side" in text
     none = NearDuplicates(0.8, {"val": 0, "test": 0}, FileRecord(0, "0" * 64))
     assert Seen(page(tmp_path, manifest(near=none))).text.count("0 of val, 0 of test. Token lengths") == 1
@@ -164,11 +179,15 @@ def hostile_page(folder: Path) -> str:
         tags={f"{i}{long}": {"train": 1, "val": 0, "test": 0} for i in range(500)},
         notes={long: 1},
         unread_columns={f"{i}{long}": 1 for i in range(500)},
+        near=NearDuplicates(0.8, {"val": 1, "test": 1}, FileRecord(0, "0" * 64)),
     )
     lines = [left_out(n, code, long, file=long, message=long) for code in [*REASONS, long] for n in range(10)]
     config = make_config(model={"name_or_path": long, "source": "folder"}, training={"max_length": 16})
-    lengths = dict.fromkeys(("train", "val", "test"), TokenLengths(5, 9, 12, 0.25, 5, (long,) * 5, LENGTHS.by_length))
-    return report.of(made, quarantine(folder, lines), config, lengths)
+    lengths = dict.fromkeys(
+        ("train", "val", "test"), TokenLengths(5, 9, 12, 0.25, 5, (long,) * 5, LENGTHS.by_length, ((long, 1),))
+    )
+    pairs = near_pairs(folder, [NearPair(long, "val", long, "train", 1.0)] * 20)
+    return report.of(made, quarantine(folder, lines), pairs, config, lengths)
 
 
 def test_nothing_in_a_row_becomes_markup(tmp_path: Path) -> None:

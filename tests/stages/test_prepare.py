@@ -505,6 +505,7 @@ class OneTokenACharacter:
     """Stands in for modeling.chat.ChatEncoder."""
 
     fingerprint = "one token a character"
+    control_tokens = ("<think>", "</think>", "<|im_end|>")
 
     @classmethod
     def open(cls, model: object, chat_template_path: str | None) -> "OneTokenACharacter":
@@ -544,6 +545,25 @@ def test_token_lengths_are_shown_and_overlong_rows_named(fetched: None, capsys: 
     overlong = "rows of val with more than training.max_length = 64 tokens: 1 (r\\xe2\\x80\\xaelong); "
     assert overlong in shown.err
     assert "train refuses them" in shown.err
+
+
+def test_text_that_is_a_control_token_elsewhere_is_told_of(fetched: None, capsys: pytest.CaptureFixture[str]) -> None:
+    write([*good(), line("<think>", "q1", "no"), line("a", "q2", "<think>hm</think>4"), line("b", "q3", "<think>5")])
+    prepare.run(config())
+    said = "note: rows with text that the tokenizer has as a control token; it stays text: <think> (2), </think> (1)\n"
+    assert said in capsys.readouterr().out
+    assert "<code>&lt;think&gt;</code>" in (SPLITS / "report.html").read_text()
+
+
+def test_control_tokens_as_text_are_kept_and_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*good(), line("a", "What does <|im_end|> do?", "[INST] begins"), line("b", "q", "plain")]
+    write(rows)
+    with pytest.raises(DataError, match="quarantine"):
+        prepare.run(config())
+    assert "set dataset.control_tokens: as_text" in quarantined(SPLITS / "rejected.jsonl")[0]["message"]
+    prepare.run(config(control_tokens="as_text"))
+    assert sum(map(len, ids().values())) == len(rows)
+    assert "rows with the text of a control token were kept; to the model it is text (1)" in capsys.readouterr().out
 
 
 def test_token_lengths_come_when_the_model_does(

@@ -28,6 +28,16 @@ SCHEMA_VERSION = 1
 MADE_BY = "invoke prepare --config CONFIG"
 
 
+class NearPair(msgspec.Struct, frozen=True):
+    """A row of val or test, and one on another side that is nearly the same. A line of near_duplicates.jsonl."""
+
+    id: str
+    split: Split
+    other_id: str
+    other_split: Split
+    jaccard: float
+
+
 class NearDuplicates(msgspec.Struct, frozen=True):
     """What was found of rows that say almost the same."""
 

@@ -85,6 +85,9 @@ class DatasetConfig(Section):
     """Bad rows: `fail` stops after the full report, `max_fraction` tolerates a share, `keep_going` all."""
     quarantine_max_fraction: Fraction = 0.01
     """The share of rows that `quarantine: max_fraction` tolerates."""
+    control_tokens: Literal["quarantine", "as_text"] = "quarantine"
+    """Rows whose contents hold what chat models have as control tokens (`<|im_end|>`, `[INST]`): `quarantine`, for
+    most such files are rendered templates; `as_text` keeps them. Either way a content never becomes one."""
     on_overflow: Literal["error", "drop", "truncate"] = "error"
     """What a row longer than `training.max_length` does to a run: `error` stops it, `drop` leaves the row out,
     `truncate` keeps its first turns, as many as fit, or else the beginning of its first answer. Each such row is

@@ -90,6 +90,8 @@ def clean(
                 quarantine(record, problem)
                 continue
             counts.kept += 1
+            if checked.has_control_token:
+                notes["control_token"] += 1
             if not said.isascii():
                 notes.update(_notes_on(said.decode()))
         yield Clean(checked, record.file, record.line, is_duplicate)

@@ -67,6 +67,8 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     """Its canonical line, without the line break. The same row always gives the same bytes."""
     said: bytes
     """Its contents without the white space at their ends, a NUL between them, as UTF-8."""
+    has_control_token: bool = False
+    """Whether a content holds the text of a control token."""
 
 
 _decode = msgspec.json.Decoder(RawRow).decode
@@ -89,8 +91,12 @@ def decode(raw: bytes) -> Row:
     return checked_line(raw).row
 
 
-def checked_line(raw: bytes) -> Checked:
+def checked_line(raw: bytes, *, control_tokens_as_text: bool = False) -> Checked:
     """The row in one line of JSON.
+
+    Args:
+        raw: the line.
+        control_tokens_as_text: whether contents may hold the text of control tokens.
 
     Raises:
         RowProblem: it isn't one.
@@ -104,11 +110,11 @@ def checked_line(raw: bytes) -> Checked:
     encoded = _encode(row)
     if encoded != raw:
         refuse_duplicate_keys(raw, encoded, _QUOTES_OF_AN_ID if draft.id is msgspec.UNSET else 0)
-    return Checked(row, encoded, _checked_contents(row))
+    return Checked(row, encoded, *_checked_contents(row, control_tokens_as_text))
 
 
-def checked_value(value: dict[str, Any]) -> Checked:
-    """The row in a record that a format has converted.
+def checked_value(value: dict[str, Any], *, control_tokens_as_text: bool = False) -> Checked:
+    """The row in a record that a format has converted; see `checked_line`.
 
     Raises:
         RowProblem: it isn't one.
@@ -118,8 +124,8 @@ def checked_value(value: dict[str, Any]) -> Checked:
     except msgspec.ValidationError as error:
         raise problem_of_type(error) from None
     row = _with_id(draft)
-    said = _checked_contents(row)
-    return Checked(row, _encode(row), said)
+    said, has_control_token = _checked_contents(row, control_tokens_as_text)
+    return Checked(row, _encode(row), said, has_control_token)
 
 
 def encode(row: Row) -> bytes:
@@ -127,8 +133,8 @@ def encode(row: Row) -> bytes:
     return _encode(row)
 
 
-def check(row: Row) -> None:
-    """The rules that types can't express.
+def check(row: Row, *, control_tokens_as_text: bool = False) -> bool:
+    """The rules that types can't express. Returns whether a content holds the text of a control token.
 
     Raises:
         RowProblem: the first rule that is broken, in the order of the row.
@@ -139,7 +145,7 @@ def check(row: Row) -> None:
         raise RowProblem("bad_id", "the id has a control character", "$.id")
     if not row.messages:
         raise RowProblem("empty_messages", "no messages", "$.messages")
-    due, role = "user", ""
+    due, role, has_control_token = "user", "", False
     for i, message in enumerate(row.messages):
         role, content = message.role, message.content
         if role == due:
@@ -149,17 +155,21 @@ def check(row: Row) -> None:
         if not content or content.isspace():
             raise RowProblem("empty_content", f"the {role}'s content is blank", f"$.messages[{i}].content")
         _check_characters(content, f"$.messages[{i}].content")
-        _check_control_tokens(content, f"$.messages[{i}].content")
+        found = _CONTROL_TOKEN.search(content)
+        if found and not control_tokens_as_text:
+            raise RowProblem("control_token", f"{found[0]} at character {found.start()}", f"$.messages[{i}].content")
+        has_control_token = has_control_token or found is not None
     if role != "assistant":
         raise RowProblem("last_not_assistant", f"the last turn is the {role}'s", "$.messages[-1]")
     _check_characters(row.meta.source, "$.meta.source")
     _check_characters(row.meta.group, "$.meta.group")
     for i, tag in enumerate(row.meta.tags):
         _check_characters(tag, f"$.meta.tags[{i}]")
+    return has_control_token
 
 
-def _checked_contents(row: Row) -> bytes:
-    """`Checked.said`, after proof that the row keeps the rules of `check`.
+def _checked_contents(row: Row, control_tokens_as_text: bool) -> tuple[bytes, bool]:
+    """`Checked.said` and `.has_control_token`, after proof that the row keeps the rules of `check`.
 
     Most rows are proved in a few steps over all of their text at once; those that may break a rule go through
     `check`.
@@ -170,7 +180,7 @@ def _checked_contents(row: Row) -> bytes:
         said = "\0".join(stripped).encode()
         text = said if stripped == texts else "\0".join(texts).encode()
     except UnicodeEncodeError:  # half a surrogate pair, from a record that wasn't JSON
-        check(row)
+        check(row, control_tokens_as_text=control_tokens_as_text)
         raise
     if (
         tuple(map(_role_of, row.messages)) not in _COMMON_ORDERS
@@ -180,8 +190,8 @@ def _checked_contents(row: Row) -> bytes:
         or not row.id.isprintable()
         or row.meta is not _NO_META
     ):
-        check(row)
-    return said
+        return said, check(row, control_tokens_as_text=control_tokens_as_text)
+    return said, False
 
 
 def _with_id(draft: RawRow) -> Row:
@@ -209,11 +219,3 @@ def _check_characters(text: str, at: str) -> None:
     elif point >= 0xD800:
         code = "lone_surrogate"
     raise RowProblem(code, f"U+{point:04X} at character {found.start()}", at)
-
-
-def _check_control_tokens(content: str, at: str) -> None:
-    if "<" not in content and "[" not in content:
-        return
-    found = _CONTROL_TOKEN.search(content)
-    if found:
-        raise RowProblem("control_token", f"{found[0]} at character {found.start()}", at)

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple, Self
 import msgspec
 import numpy as np
 
+from solotune.artifacts.splits_dir import NearPair
 from solotune.config.schema import Split
 from solotune.dataset.contract import Message
 from solotune.dataset.shingles import folded, jaccard, shingles
@@ -36,22 +37,12 @@ _NEIGHBOURS = 16
 """`within` compares a row with so many before and behind it in a bucket."""
 
 
-class Pair(msgspec.Struct, frozen=True):
-    """A row of val or test, and one on another side that is nearly the same. A line of near_duplicates.jsonl."""
-
-    id: str
-    split: Split
-    other_id: str
-    other_split: Split
-    jaccard: float
-
-
 class Across(NamedTuple):
     """What `across` found."""
 
     rows: dict[str, int]
     """Rows of val and of test that have a near-duplicate on another side."""
-    pairs: list[Pair]
+    pairs: list[NearPair]
     """The first SHOWN such rows, each with one near-duplicate."""
 
 
@@ -76,7 +67,7 @@ def across(paths: Mapping[Split, Path], threshold: float, advance: Callable[[int
                     split: Split = "test" if row < of_test else "val"
                     found.rows[split] += 1
                     if len(found.pairs) < SHOWN:
-                        found.pairs.append(Pair(texts.id(row), split, batch.ids[i], side, round(similarity, 4)))
+                        found.pairs.append(NearPair(texts.id(row), split, batch.ids[i], side, round(similarity, 4)))
                 if side == "train":  # val's rows were told of when they were put into the buckets
                     advance(len(batch.ids))
     return found

@@ -36,7 +36,7 @@ REASONS: dict[str, Reason] = {
     "control_character": Reason("a control character other than tab and line breaks", "Remove it"),
     "control_token": Reason(
         "text that is a control token of a chat model",
-        "Store plain turns, not a rendered template; or reword it",
+        "Store plain turns, not a rendered template; where it is meant as text, set dataset.control_tokens: as_text",
     ),
 }
 """Reason code -> what it means. Codes are stable: people's scripts read them in quarantine.jsonl."""
@@ -46,6 +46,7 @@ NOTES = {
     "blank_line": "blank lines were passed over",
     "not_nfc": "rows with characters in pieces (not in Unicode form NFC) were kept as they are",
     "invisible_character": "rows with invisible or direction-changing characters were kept as they are",
+    "control_token": "rows with the text of a control token were kept; to the model it is text",
     "id_collision": "rows were kept whose id differs from an earlier one in case or compatibility forms only",
 }
 """What is reported and leaves no row out."""

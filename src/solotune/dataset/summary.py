@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def show_overlong(lengths: Mapping[str, TokenLengths], limit: int, on_overflow: 
                 f"rows of {split} with more than training.max_length = {limit:,} tokens: {of.overlong:,} "
                 f"({ids}{more}); with dataset.on_overflow: {on_overflow}, {TOO_LONG[on_overflow]}"
             )
+
+
+def show_control_texts(lengths: Mapping[str, TokenLengths]) -> None:
+    """Texts that are control tokens of the base model everywhere but in a content."""
+    found: Counter[str] = Counter()
+    for of in lengths.values():
+        found.update(dict(of.control_texts))
+    if found:
+        shown = ", ".join(f"{console.safe(text, 40)} ({rows:,})" for text, rows in found.most_common(_SHOWN))
+        console.say(f"  note: rows with text that the tokenizer has as a control token; it stays text: {shown}")
 
 
 def show_tags(tags: Mapping[str, Mapping[str, int]]) -> None:

@@ -1,13 +1,17 @@
-"""How long rows are in tokens, and how much of them is trained on."""
+"""How long rows are in tokens, how much of them is trained on, and which only look like control tokens."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import msgspec
+
+from solotune.dataset.contract import Row
 from solotune.dataset.stored import read_rows
 
 TOO_LONG = {"error": "train refuses them", "drop": "train leaves them out", "truncate": "train cuts them"}
@@ -30,16 +34,21 @@ class TokenLengths:
     """The first few of them."""
     by_length: tuple[tuple[int, int], ...] = ()
     """(tokens, rows that have as many), ascending."""
+    control_texts: tuple[tuple[str, int], ...] = ()
+    """(text of a control token, rows whose contents hold it), the most frequent first. To the model it is text."""
 
 
-def measure(path: Path, lengths: Sequence[int], trained_tokens: int, limit: int) -> TokenLengths:
+def measure(
+    path: Path, lengths: Sequence[int], trained_tokens: int, limit: int, control_tokens: Collection[str] = ()
+) -> TokenLengths:
     """Sums up the lengths of a split file's rows.
 
     Args:
-        path: the split's file; read only for the ids of rows that are too long.
+        path: the split's file.
         lengths: tokens of each row, in order.
         trained_tokens: tokens with a label, over all rows.
         limit: tokens that a sequence may have.
+        control_tokens: the texts of the tokenizer's own.
     """
     total, ordered = sum(lengths), sorted(lengths)
     overlong = [index for index, length in enumerate(lengths) if length > limit]
@@ -51,7 +60,22 @@ def measure(path: Path, lengths: Sequence[int], trained_tokens: int, limit: int)
         len(overlong),
         _ids_at(path, overlong[:_IDS_SHOWN]),
         tuple(sorted(Counter(lengths).items())),
+        _control_texts(path, control_tokens),
     )
+
+
+def _control_texts(path: Path, control_tokens: Collection[str]) -> tuple[tuple[str, int], ...]:
+    if not control_tokens:
+        return ()
+    longest_first = sorted(control_tokens, key=lambda text: (-len(text), text))
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    in_json = re.compile(b"|".join(re.escape(msgspec.json.encode(text)[1:-1]) for text in longest_first))
+    decode, found = msgspec.json.Decoder(Row).decode, Counter[str]()
+    with path.open("rb") as lines:
+        for line in lines:
+            if in_json.search(line):  # it may stand in the id or the tags
+                found.update({text for m in decode(line).messages for text in pattern.findall(m.content)})
+    return tuple(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _ids_at(path: Path, indices: Sequence[int]) -> tuple[str, ...]:

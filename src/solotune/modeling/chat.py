@@ -106,6 +106,11 @@ class ChatEncoder:
             ids.get(pad or "", min(stop_ids, default=0)),
         )
 
+    @property
+    def control_tokens(self) -> list[str]:
+        """The texts of the tokenizer's control tokens."""
+        return list(self._control)
+
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end the assistant's turn: the model's own and the one that the template writes."""

@@ -136,7 +136,7 @@ def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsMa
             unread_columns=dict(sorted(parser.unread.items())),
             rows_by_file=dict(counts.by_file),
         )
-        manifest = splits.publish(staged, manifest, report.of(manifest, quarantine))
+        manifest = splits.publish(staged, manifest, report.of(manifest, quarantine, near_pairs))
     console.say(f"wrote {splits.path}/: {', '.join(manifest.outputs)}, manifest.json")
     for split in empty:
         console.say(f"  note: {split} is empty, as dataset.{split}_fraction: 0 asks")
@@ -231,8 +231,9 @@ def _show_splits(config: RunConfig, splits: SplitsDir, manifest: SplitsManifest)
         console.say("token lengths: run `invoke fetch --config CONFIG`, then this again")
     else:
         summary.show_overlong(lengths, limit, config.dataset.on_overflow)
+        summary.show_control_texts(lengths)
     with _disk_trouble_in_one_line(splits):
-        splits.refresh_report(manifest, report.of(manifest, splits.quarantine, config, lengths))
+        splits.refresh_report(manifest, report.of(manifest, splits.quarantine, splits.near_duplicates, config, lengths))
     console.say(f"report: {splits.report}")
 
 
@@ -251,7 +252,9 @@ def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str,
         for split in SPLITS:
             path = splits.split(split)
             found = tokenised(path, partial(_chats, path), encoder, bar.advance)
-            lengths[split] = measure(path, found.lengths.tolist(), found.trained_tokens, config.training.max_length)
+            lengths[split] = measure(
+                path, found.lengths.tolist(), found.trained_tokens, config.training.max_length, encoder.control_tokens
+            )
     return lengths
 
 

@@ -55,6 +55,7 @@ class Parser:
         self._columns = dataset.columns
         self._read = {dataset.columns.get(field, field) for field in self._format.FIELDS}
         self._is_contract = dataset.format == "messages" and not dataset.columns
+        self._as_text = dataset.control_tokens == "as_text"
         self.unread: Counter[str] = Counter()
 
     def parse(self, record: RawRecord) -> Checked:
@@ -68,8 +69,8 @@ class Parser:
         if isinstance(record.value, dict):
             value = record.value
         elif self._is_contract:
-            return contract.checked_line(record.raw)
+            return contract.checked_line(record.raw, control_tokens_as_text=self._as_text)
         else:
             value = load_object(record.raw)
         self.unread.update(value.keys() - self._read)
-        return contract.checked_value(self._format.convert(value, self._columns))
+        return contract.checked_value(self._format.convert(value, self._columns), control_tokens_as_text=self._as_text)

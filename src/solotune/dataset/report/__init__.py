@@ -12,7 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from solotune.artifacts.splits_dir import SplitsManifest
+import msgspec
+
+from solotune.artifacts.splits_dir import NearPair, SplitsManifest
 from solotune.config.schema import SPLITS, RunConfig
 from solotune.console import safe
 from solotune.dataset.left_out import LeftOut, first_of_each
@@ -30,6 +32,7 @@ _FILES, _TAGS, _COLUMNS, _VALUES = 40, 40, 20, 8
 def of(
     manifest: SplitsManifest,
     quarantine: Path,
+    near_duplicates: Path,
     config: RunConfig | None = None,
     lengths: Mapping[str, TokenLengths] | None = None,
 ) -> str:
@@ -38,6 +41,7 @@ def of(
     Args:
         manifest: of the splits.
         quarantine: its quarantine.jsonl.
+        near_duplicates: its near_duplicates.jsonl; read only where somebody looked for them.
         config: what the lengths were counted for.
         lengths: by split; None where the base model hasn't been fetched.
     """
@@ -53,6 +57,7 @@ def of(
         tags=_some(_most_first((tag, by_split) for tag, by_split in manifest.tags.items()), _TAGS),
         unread=_some(sorted(manifest.unread_columns.items()), _COLUMNS),
         settings=[(key, _value(value)) for key, value in manifest.config.items()],
+        near_pairs=_near_pairs(near_duplicates) if manifest.near else [],
         measured=measured,
         histograms=_histograms(measured),
     )
@@ -96,6 +101,11 @@ class _Reason:
 
 def _reason(code: str, count: int, examples: Sequence[LeftOut]) -> _Reason:
     return _Reason(code, count, REASONS[code].means if code in REASONS else "", examples)
+
+
+def _near_pairs(path: Path) -> list[NearPair]:
+    decode = msgspec.json.Decoder(NearPair).decode
+    return [decode(line) for line in path.read_bytes().splitlines()]
 
 
 def _most_first(items: Any) -> list[Any]:
