@@ -15,12 +15,28 @@ from typing import Any
 
 BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+INVISIBLE = re.compile("[\u00ad\u200b\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
 CONTROL_TOKEN = re.compile(r"<\|[\w./:-]{1,64}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
 
 
 def checked(row: dict[str, Any]) -> dict[str, Any]:
-    """The reason to leave a row out or "", its digest and its split."""
-    return {"problem": problem(row), "digest": digest(row["messages"]), "split": side(row["messages"])}
+    """The reason to leave a row out or "", what is to be noted, its digest, its id as a file name and its split."""
+    messages = row["messages"]
+    return {
+        "problem": problem(row),
+        "note": note("\0".join(message["content"] for message in messages)),
+        "digest": digest(messages),
+        "folded_id": unicodedata.normalize("NFKC", row["id"]).casefold(),
+        "split": side(messages),
+    }
+
+
+def note(text: str) -> str:
+    if text.isascii():
+        return ""
+    if not unicodedata.is_normalized("NFC", text):
+        return "not_nfc"
+    return "invisible_character" if INVISIBLE.search(text) else ""
 
 
 def problem(row: dict[str, Any]) -> str:  # noqa: PLR0911
@@ -65,8 +81,8 @@ def main(raw: str, cache: str, processes: int) -> None:
     rows = rows.map(checked, num_proc=processes if processes > 1 else None)
     bad = sum(map(bool, rows["problem"]))
     duplicates = len(rows) - len(set(rows["digest"]))
-    ids = len(rows) - len(set(rows["id"]))
-    print(f"{len(rows):,} rows: {bad:,} bad, {duplicates:,} duplicates, {ids:,} ids twice")
+    ids = [len(rows) - len(set(rows[column])) for column in ("id", "folded_id")]
+    print(f"{len(rows):,} rows: {bad:,} bad, {duplicates:,} duplicates, {ids[0]:,} ids twice, {ids[1]:,} when folded")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def fuzz(data: bytes) -> None:
 
     kept = 0
     try:
-        for found in clean(read_file(path, "f"), parser.parse, quarantine, counts):
+        for found in clean(read_file(path, "f"), parser.parse_many, quarantine, counts):
             kept += not found.is_duplicate
             line = found.checked.encoded
             assert encode(found.checked.row) == line

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from speed_rows import raw_lines
 
+FEW = 100
 CONFIG = """
 dataset: {{raw_files: [{raw}], splits_dir: {splits}, dedup: {{near: "{near}"}}}}
 model: {{name_or_path: not/fetched, revision: "{revision}"}}
@@ -48,10 +49,13 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as temporary:
         folder = Path(temporary)
-        size = write_rows(folder / "rows.jsonl", given.rows)
-        ways = {f"prepare, dedup.near: {near}": prepare(folder, near) for near in given.near}
+        few, rows = folder / "few.jsonl", folder / "rows.jsonl"
+        few.write_bytes(b"".join(raw_lines(FEW)))
+        size = write_rows(rows, given.rows)
+        ways = {f"prepare of {FEW} rows: its start": prepare(few, "off")}
+        ways |= {f"prepare, dedup.near: {near}": prepare(rows, near) for near in given.near}
         if not given.no_datasets:
-            ways |= {f"datasets + map, num_proc={n}": datasets_map(folder, n) for n in (1, 2)}
+            ways |= {f"datasets + map, num_proc={n}": datasets_map(rows, n) for n in (1, 2)}
         taken: dict[str, list[Taken]] = {name: [] for name in ways}
         for _ in range(given.times):
             for name, command in ways.items():
@@ -72,18 +76,16 @@ def write_rows(path: Path, rows: int) -> int:
     return size
 
 
-def prepare(folder: Path, near: str) -> list[str]:
+def prepare(rows: Path, near: str) -> list[str]:
     """The command of a user whose base model hasn't been fetched: token lengths are another benchmark's."""
-    config = folder / f"{near}.yaml"
-    config.write_text(
-        CONFIG.format(raw=folder / "rows.jsonl", splits=folder / f"splits-{near}", near=near, revision="0" * 40)
-    )
+    config = rows.with_name(f"{rows.stem}-{near}.yaml")
+    config.write_text(CONFIG.format(raw=rows, splits=config.with_suffix(""), near=near, revision="0" * 40))
     return [sys.executable, "-m", "solotune", "prepare", "--replace", "--config", str(config)]
 
 
-def datasets_map(folder: Path, processes: int) -> list[str]:
+def datasets_map(rows: Path, processes: int) -> list[str]:
     script = Path(__file__).with_name("datasets_map.py")
-    return [sys.executable, str(script), str(folder / "rows.jsonl"), str(folder / "cache"), str(processes)]
+    return [sys.executable, str(script), str(rows), str(rows.with_name("cache")), str(processes)]
 
 
 def timed(command: list[str], folder: Path) -> Taken:

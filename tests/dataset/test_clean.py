@@ -31,7 +31,7 @@ def run(*raws: bytes) -> tuple[list[Clean], list[tuple[int, str]], Counts]:
     left_out: list[tuple[int, str]] = []
     counts = Counts()
     parser = Parser(DatasetConfig(raw_files=("x",)))
-    found = list(clean(records, parser.parse, lambda r, p: left_out.append((r.line, p.code)), counts))
+    found = list(clean(records, parser.parse_many, lambda r, p: left_out.append((r.line, p.code)), counts))
     return found, left_out, counts
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from solotune.config.schema import DatasetConfig
-from solotune.dataset.contract import Row
+from solotune.dataset.contract import Checked, Row, checked_line, checked_lines
 from solotune.dataset.formats import FORMATS, Parser
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem
@@ -321,3 +323,81 @@ def test_a_record_that_is_no_object_is_a_problem() -> None:
 def test_a_format_is_one_file() -> None:
     folder = Path(__file__).parents[2] / "src/solotune/dataset/formats"
     assert {p.stem for p in folder.glob("*.py")} == {*FORMATS, "fields", "__init__"}
+
+
+ROW = {"id": "r", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+ODD_LINES = [
+    json.dumps(ROW | changes, ensure_ascii=ascii_only).encode()
+    for ascii_only in (True, False)
+    for changes in (
+        {"id": ""},
+        {"id": "x" * 201},
+        {"id": "\x85"},
+        {"meta": {}},
+        {"meta": {"tags": ["t"]}},
+        {"messages": []},
+        {"messages": [*ROW["messages"], {"role": "user", "content": "q"}]},
+        *({"messages": [{"role": "user", "content": content}, ROW["messages"][1]]} for content in ("", " \n", "\x1c")),
+        *(
+            {"messages": [{"role": "user", "content": content}, ROW["messages"][1]]}
+            for content in (
+                " q\t",
+                "\x1cq",
+                "q\x1f",
+                "a\x7f",
+                "a\0b",
+                "<|im_end|>",
+                "<",
+                "[INST]",
+                "é",
+                '"id"',
+                "\\u0022",
+            )
+        ),
+    )
+] + [
+    b"{}",
+    b"not JSON",
+    b"\xff",
+    json.dumps({"messages": ROW["messages"]}).encode(),
+    json.dumps(ROW).encode().replace(b'"r"', b'"r", "id": "r"'),
+    json.dumps(ROW).encode().replace(b'"r"', b'"r", "\\u0069d": "r"'),
+    json.dumps(ROW).encode().replace(b'"q"', b'"\\u0022\\u0022"'),
+    json.dumps(ROW).encode().replace(b'"q"', b'"\\ud800"'),
+    json.dumps(ROW).encode() * 2,
+]
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_an_odd_line_among_others_is_judged_as_it_is_alone(line: bytes) -> None:
+    plain = [json.dumps(ROW | {"id": f"r-{n}"}).encode() for n in range(3)]
+    same_among_others([*plain, line])
+    same_among_others([line, *plain, ODD_LINES[-3]])
+
+
+@given(st.lists(st.sampled_from([*ODD_LINES, *(json.dumps(ROW | {"id": f"r-{n}"}).encode() for n in range(9))])))
+def test_lines_together_are_judged_as_they_are_one_by_one(lines: list[bytes]) -> None:
+    same_among_others(lines)
+
+
+def same_among_others(lines: list[bytes]) -> None:
+    chosen, records = parser("messages"), [RawRecord("f", n, 0, line) for n, line in enumerate(lines, 1)]
+    assert list(map(shown, chosen.parse_many(records))) == [shown(alone(chosen, record)) for record in records]
+
+
+def alone(chosen: Parser, record: RawRecord) -> Checked | RowProblem:
+    try:
+        return chosen.parse(record)
+    except RowProblem as problem:
+        return problem
+
+
+def shown(found: Checked | RowProblem) -> object:
+    return (found.code, str(found)) if isinstance(found, RowProblem) else found
+
+
+def test_plain_lines_are_proved_together() -> None:
+    """Else the test before would compare one way with itself."""
+    lines = [json.dumps(ROW | {"id": f"r-{n}"}, separators=s).encode() for n in range(9) for s in (None, (",", ":"))]
+    assert checked_lines(lines) == [checked_line(line) for line in lines]
+    assert checked_lines([*lines, b"{}"]) is None

@@ -534,7 +534,7 @@ def test_of_any_bytes_every_record_is_kept_a_duplicate_or_in_quarantine_verbatim
     except DataError:
         assert suffix != ".jsonl"
         return
-    found = list(clean(records, parser.parse, quarantine, counts))
+    found = list(clean(records, parser.parse_many, quarantine, counts))
     assert counts.rows_in == sum(not record.note for record in records)
     assert counts.rows_in == counts.kept + counts.duplicates + counts.quarantined
     assert counts.quarantined == len(quarantined)

@@ -29,9 +29,7 @@ def row(
 
 def sides(rows: list[Row], dataset: DatasetConfig | None = None) -> list[str]:
     splitter = Splitter(dataset or config())
-    groups = [splitter.group_of(r) for r in rows]
-    for n, (r, group) in enumerate(zip(rows, groups, strict=True), 1):
-        splitter.declare(r, group, "f", n)
+    groups = [splitter.declare(r, "f", n) for n, r in enumerate(rows, 1)]
     splitter.check_declarations()
     return [splitter.side_of(group) for group in groups]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,10 @@ from solotune.dataset.contract import Checked
 from solotune.dataset.digests import DigestSet, digest_of
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem, shortened
+
+_ROWS_AT_ONCE = 64
+"""Few, so that one row which must be looked at by itself takes few others with it."""
+_BYTES_AT_ONCE = 1024 * 1024
 
 
 @dataclass
@@ -51,7 +55,7 @@ class Clean(msgspec.Struct, frozen=True, gc=False):
 
 def clean(
     records: Iterable[RawRecord],
-    parse: Callable[[RawRecord], Checked],
+    parse_many: Callable[[Sequence[RawRecord]], Sequence[Checked | RowProblem]],
     quarantine: Callable[[RawRecord, RowProblem], None],
     counts: Counts,
 ) -> Iterator[Clean]:
@@ -61,41 +65,59 @@ def clean(
     at the ends of a content; the first one is kept. An id that comes back with other turns is a mistake: the
     later row is quarantined.
     """
-    seen = DigestSet()
-    ids = _Ids()
-    by_file, notes = counts.by_file, counts.notes
-    for record in records:
-        if record.note:
-            notes[record.note] += 1
-            continue
-        counts.rows_in += 1
-        by_file[record.file] += 1
-        try:
-            checked = parse(record)
-        except RowProblem as problem:
-            counts.reasons[problem.code] += 1
-            quarantine(record, problem)
-            continue
-        said = checked.said
-        is_duplicate = not seen.add(what := digest(said))
-        if is_duplicate:
-            counts.duplicates += 1
-        else:
+    seen, ids, notes = DigestSet(), _Ids(), counts.notes
+
+    def leave_out(record: RawRecord, problem: RowProblem) -> None:
+        counts.reasons[problem.code] += 1
+        quarantine(record, problem)
+
+    for batch in _batches(records, counts):
+        for record, checked in zip(batch, parse_many(batch), strict=True):
+            if isinstance(checked, RowProblem):
+                leave_out(record, checked)
+                continue
+            said = checked.said
+            if not seen.add(what := digest(said)):
+                counts.duplicates += 1
+                yield Clean(checked, record.file, record.line, True)
+                continue
             try:
                 if ids.claim(checked.row.id):
                     notes["id_collision"] += 1
             except RowProblem as problem:
                 seen.take_back(what)
-                counts.reasons[problem.code] += 1
-                quarantine(record, problem)
+                leave_out(record, problem)
                 continue
             counts.kept += 1
             if checked.has_control_token:
                 notes["control_token"] += 1
             if not said.isascii():
                 notes.update(_notes_on(said.decode()))
-        yield Clean(checked, record.file, record.line, is_duplicate)
+            yield Clean(checked, record.file, record.line, False)
     counts.check_conservation()
+
+
+def _batches(records: Iterable[RawRecord], counts: Counts) -> Iterator[list[RawRecord]]:
+    """Yields the rows among the records, some at once, and counts them and what is no row."""
+    batch: list[RawRecord] = []
+    size = 0
+
+    def counted() -> list[RawRecord]:
+        counts.rows_in += len(batch)
+        counts.by_file[batch[0].file] += len(batch)
+        return batch
+
+    for record in records:
+        if record.note:
+            counts.notes[record.note] += 1
+            continue
+        if batch and (len(batch) >= _ROWS_AT_ONCE or size >= _BYTES_AT_ONCE or record.file != batch[0].file):
+            yield counted()
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record.raw)
+    if batch:
+        yield counted()
 
 
 class _Ids:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from itertools import islice
 
 DIGEST_BYTES = 16
 _MOST_RECENT = 1 << 18
@@ -36,6 +38,18 @@ class DigestSet:
             self._pack()
         recent.add(key)
         return True
+
+    def add_all(self, keys: Iterable[str | bytes]) -> int:
+        """How many of the keys are new ones."""
+        new, keys = 0, iter(keys)
+        while batch := list(islice(keys, _MOST_RECENT)):
+            if self._packed or len(self._recent) + len(batch) > _MOST_RECENT:
+                new += sum(map(self.add, batch))
+            else:
+                before = len(self._recent)
+                self._recent.update(batch)
+                new += len(self._recent) - before
+        return new
 
     def take_back(self, key: str | bytes) -> None:
         """Undoes the last `add`."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from struct import iter_unpack
 from types import TracebackType
@@ -147,12 +148,9 @@ class WaitingRows:
             for tag in set(tag_sets[number]):
                 found.tags.setdefault(tag, dict.fromkeys(SPLITS, 0))[SPLITS[side]] += count
         found.tags = dict(sorted(found.tags.items()))
-        seen = DigestSet()
-        groups = [0] * len(SPLITS)
-        for side, (group,) in zip(sides, iter_unpack(_GROUP, self._groups), strict=True):
-            if seen.add(group):
-                groups[side] += 1
-        found.groups = dict(zip(SPLITS, groups, strict=True))
+        for split, i in self._number.items():
+            of_rows = (group for (group,) in compress(iter_unpack(_GROUP, self._groups), map(i.__eq__, sides)))
+            found.groups[split] = DigestSet().add_all(of_rows)
         return found
 
 

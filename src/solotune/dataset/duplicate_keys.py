@@ -23,12 +23,17 @@ def keep_repeated(pairs: list[tuple[str, Any]]) -> Object:
     return made
 
 
-def refuse_duplicate_keys(raw: bytes, encoded: bytes, quotes_made: int = 0) -> None:
-    """Looks at the bytes of a document that decoded well.
+def repeats_may_be_hidden(raw: bytes, encoded: bytes, quotes_made: int = 0) -> bool:
+    """Whether a document that decoded well, or several, may repeat a key. Arguments as of `refuse_duplicate_keys`.
 
-    Bytes that are the canonical ones repeat nothing. Others are counted: a repeated key, however it is spelled,
-    adds its own two quotation marks at least, and what is kept of the document has the same ones in both
-    spellings, unless some are hidden as \\u0022. Only a line that differs there is parsed again.
+    A repeated key, however it is spelled, adds its own two quotation marks at least, and what is kept of the
+    document has the same ones in both spellings, unless some are hidden as \\u0022.
+    """
+    return raw.count(b'"') != encoded.count(b'"') - quotes_made or b"\\u0022" in raw
+
+
+def refuse_duplicate_keys(raw: bytes, encoded: bytes, quotes_made: int = 0) -> None:
+    """Looks at the bytes of a document that decoded well; only where a count says so is it parsed again.
 
     Args:
         raw: the document as it was written.
@@ -38,9 +43,7 @@ def refuse_duplicate_keys(raw: bytes, encoded: bytes, quotes_made: int = 0) -> N
     Raises:
         RowProblem: a key is repeated.
     """
-    if raw == encoded:
-        return
-    if raw.count(b'"') == encoded.count(b'"') - quotes_made and b"\\u0022" not in raw:
+    if raw == encoded or not repeats_may_be_hidden(raw, encoded, quotes_made):
         return
     found = duplicate_key(json.loads(raw, object_pairs_hook=keep_repeated, parse_int=str, parse_float=str))
     if found:

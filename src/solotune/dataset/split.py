@@ -17,7 +17,7 @@ import unicodedata
 import msgspec
 
 from solotune.config.schema import DatasetConfig, Split
-from solotune.dataset.contract import Row
+from solotune.dataset.contract import NO_META, Row
 from solotune.errors import DataError
 
 GROUP_BYTES = 16
@@ -32,7 +32,7 @@ class Splitter:
     """
 
     def __init__(self, dataset: DatasetConfig) -> None:
-        self._hash = hashlib.sha256(b"split-v1\0" + str(dataset.seed).encode() + b"\0")
+        self._prefix = b"split-v1\0" + str(dataset.seed).encode() + b"\0"
         # Test comes first on the line from 0 to 1: a larger val_fraction moves no row out of test.
         self._test_below = _share(dataset.test_fraction)
         self._val_below = _share(dataset.test_fraction + dataset.val_fraction)
@@ -47,16 +47,19 @@ class Splitter:
             return self._digest(declared_key(row.meta.group), leads=True)
         return self._digest(group_key(row), leads=False)
 
-    def declare(self, row: Row, group: bytes, file: str, line: int) -> None:
-        """Notes what `row`, which stands at `file`:`line`, says about its group and its side."""
+    def declare(self, row: Row, file: str, line: int) -> bytes:
+        """Notes what `row`, which stands at `file`:`line`, says about its group and its side; returns the group."""
+        group = self.group_of(row)
+        if row.meta is NO_META:
+            return group
         if row.meta.group:
             self._joined.join(group, self._digest(group_key(row), leads=False))
         split = row.meta.split
-        if isinstance(split, msgspec.UnsetType):
-            return
-        known = self._declared.setdefault(group, (split, file, line))
-        if known[0] != split:
-            self._conflicts.add(known, (split, file, line))
+        if not isinstance(split, msgspec.UnsetType):
+            known = self._declared.setdefault(group, (split, file, line))
+            if known[0] != split:
+                self._conflicts.add(known, (split, file, line))
+        return group
 
     def join(self, one: bytes, other: bytes) -> None:
         """Puts two groups on one side. `check_declarations` again, before the next `side_of`."""
@@ -94,12 +97,11 @@ class Splitter:
         return "val" if group < self._val_below else "train"
 
     def _digest(self, key: bytes, *, leads: bool) -> bytes:
-        digest = self._hash.copy()
-        digest.update(key)
-        found = digest.digest()
+        found = hashlib.sha256(self._prefix + key).digest()[:GROUP_BYTES]
         # A declared group leads those that are known by their first turns: who begins alike may come and go.
-        first = found[8] & 0x7F if leads else found[8] | 0x80
-        return b"%b%c%b" % (found[:8], first, found[9:GROUP_BYTES])
+        if leads == (found[8] < 0x80):
+            return found
+        return b"%b%c%b" % (found[:8], found[8] ^ 0x80, found[9:])
 
 
 class JoinedGroups:
@@ -176,6 +178,6 @@ def declared_key(group: str) -> bytes:
 
 
 def _normalised(text: str) -> bytes:
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split()).encode()
+    if text.isascii():
+        return " ".join(text.lower().split()).encode()
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).encode()

@@ -160,10 +160,9 @@ def _read_and_clean(
             left_out.write(encode(quarantine_line(record, problem)) + b"\n")
 
         reported = 0
-        for found in clean(raw.records(), parser.parse, to_quarantine, counts):
+        for found in clean(raw.records(), parser.parse_many, to_quarantine, counts):
             row = found.checked.row
-            group = splitter.group_of(row)
-            splitter.declare(row, group, found.file, found.line)
+            group = splitter.declare(row, found.file, found.line)
             if not found.is_duplicate:
                 waiting.add(found.checked.encoded, row.meta.tags, group)
             if counts.rows_in - reported >= _REPORT_EVERY_ROWS:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+from msgspec import UNSET
 
 from solotune.config.schema import DatasetConfig
 from solotune.dataset import contract
@@ -12,6 +14,7 @@ from solotune.dataset.contract import Checked
 from solotune.dataset.diagnose import load_object
 from solotune.dataset.formats import alpaca, messages, openai_chat, prompt_completion, sharegpt
 from solotune.dataset.readers.source import RawRecord
+from solotune.dataset.reasons import RowProblem
 from solotune.errors import DataError
 
 
@@ -57,6 +60,20 @@ class Parser:
         self._is_contract = dataset.format == "messages" and not dataset.columns
         self._as_text = dataset.control_tokens == "as_text"
         self.unread: Counter[str] = Counter()
+
+    def parse_many(self, records: Sequence[RawRecord]) -> list[Checked | RowProblem]:
+        """What `parse` returns or raises, of each."""
+        if self._is_contract and all(record.problem is None and record.value is UNSET for record in records):
+            found = contract.checked_lines([record.raw for record in records])
+            if found is not None:
+                return [*found]
+        return [self._parsed(record) for record in records]
+
+    def _parsed(self, record: RawRecord) -> Checked | RowProblem:
+        try:
+            return self.parse(record)
+        except RowProblem as problem:
+            return problem
 
     def parse(self, record: RawRecord) -> Checked:
         """The row in a record.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,7 @@ def of(
     """
     measured = _Measured(lengths, config) if config and lengths is not None else None
     left_out = first_of_each(quarantine, _EXAMPLES)
-    template = _environment().from_string(files(__package__).joinpath("template.html.jinja").read_text("utf-8"))
-    return template.render(
+    return _template().render(
         manifest=manifest,
         splits=SPLITS,
         sources=_sources(manifest),
@@ -132,7 +132,8 @@ def _value(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _environment() -> jinja2.Environment:
+@cache  # prepare writes the page twice
+def _template() -> jinja2.Template:
     import jinja2  # a tenth of a second; only `prepare` pays for it
 
     environment = jinja2.Environment(
@@ -145,7 +146,7 @@ def _environment() -> jinja2.Environment:
         share=lambda part, whole: f"{part / whole:.1%}" if whole else "",
         bytes=_bytes,
     )
-    return environment
+    return environment.from_string(files(__package__).joinpath("template.html.jinja").read_text("utf-8"))
 
 
 def _refuse_to_unescape(_: object) -> str:
