@@ -545,6 +545,10 @@ def test_token_lengths_are_shown_and_overlong_rows_named(fetched: None, capsys: 
     overlong = "rows of val with more than training.max_length = 64 tokens: 1 (r\\xe2\\x80\\xaelong); "
     assert overlong in shown.err
     assert "train refuses them" in shown.err
+    write([*train, line("short", "q", "a", split="val"), line("long", "q" * 10, "a" * 60, split="test")])
+    prepare.run(config(), replace=True)
+    assert "tokens: 1 (rlong); evaluate measures them whole" in capsys.readouterr().err
+    assert "train refuses" not in (SPLITS / "report.html").read_text()
 
 
 def test_text_that_is_a_control_token_elsewhere_is_told_of(fetched: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from solotune import console
 from solotune.artifacts.splits_dir import NearDuplicates, SplitsDir
-from solotune.config.schema import SPLITS
+from solotune.config.schema import SPLITS, Split
 from solotune.dataset.clean import Counts
 from solotune.dataset.left_out import first_of_each
 from solotune.dataset.reasons import NOTES
-from solotune.dataset.token_lengths import TOO_LONG, TokenLengths
+from solotune.dataset.token_lengths import TokenLengths, fate_of_overlong
 
 _SHOWN = 12
 
@@ -43,7 +43,7 @@ def show_unread(columns: Mapping[str, int], format_name: str) -> None:
         console.say(f"  note: format {format_name} doesn't read these columns: {listed}{more}")
 
 
-def show_splits(rows: Mapping[str, int], lengths: Mapping[str, TokenLengths] | None, limit: int) -> None:
+def show_splits(rows: Mapping[str, int], lengths: Mapping[Split, TokenLengths] | None, limit: int) -> None:
     """Rows by split, with their lengths where a tokenizer is at hand."""
     header = ["split", "rows", "share"]
     if lengths is not None:
@@ -61,7 +61,7 @@ def show_splits(rows: Mapping[str, int], lengths: Mapping[str, TokenLengths] | N
     console.table(header, lines)
 
 
-def show_overlong(lengths: Mapping[str, TokenLengths], limit: int, on_overflow: str) -> None:
+def show_overlong(lengths: Mapping[Split, TokenLengths], limit: int, on_overflow: str) -> None:
     """Names rows that don't fit, and says what a run will do about them."""
     for split, of in lengths.items():
         if of.overlong:
@@ -69,11 +69,11 @@ def show_overlong(lengths: Mapping[str, TokenLengths], limit: int, on_overflow: 
             more = ", …" if of.overlong > len(of.overlong_ids) else ""
             console.warn(
                 f"rows of {split} with more than training.max_length = {limit:,} tokens: {of.overlong:,} "
-                f"({ids}{more}); with dataset.on_overflow: {on_overflow}, {TOO_LONG[on_overflow]}"
+                f"({ids}{more}); {fate_of_overlong(split, on_overflow)}"
             )
 
 
-def show_control_texts(lengths: Mapping[str, TokenLengths]) -> None:
+def show_control_texts(lengths: Mapping[Split, TokenLengths]) -> None:
     """Texts that are control tokens of the base model everywhere but in a content."""
     found: Counter[str] = Counter()
     for of in lengths.values():

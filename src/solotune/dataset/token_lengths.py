@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from solotune.config.schema import Split
 from solotune.dataset.contract import Row
 from solotune.dataset.stored import read_rows
 
-TOO_LONG = {"error": "train refuses them", "drop": "train leaves them out", "truncate": "train cuts them"}
-"""dataset.on_overflow -> what becomes of rows that are longer than training.max_length."""
+_TRAIN = {"error": "train refuses them", "drop": "train leaves them out", "truncate": "train cuts them"}
 _IDS_SHOWN = 5
 
 
@@ -62,6 +62,13 @@ def measure(
         tuple(sorted(Counter(lengths).items())),
         _control_texts(path, control_tokens),
     )
+
+
+def fate_of_overlong(split: Split, on_overflow: str) -> str:
+    """What becomes of rows that are longer than training.max_length, in words."""
+    if split == "test":
+        return "evaluate measures them whole"
+    return f"with dataset.on_overflow: {on_overflow}, {_TRAIN[on_overflow]}"
 
 
 def _control_texts(path: Path, control_tokens: Collection[str]) -> tuple[tuple[str, int], ...]:

@@ -236,7 +236,7 @@ def _show_splits(config: RunConfig, splits: SplitsDir, manifest: SplitsManifest)
     console.say(f"report: {splits.report}")
 
 
-def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str, TokenLengths] | None:
+def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[Split, TokenLengths] | None:
     """Lengths by split, or None where the base model hasn't been fetched."""
     model = ModelDir.of(config.model)
     if not model.is_complete:
@@ -246,7 +246,7 @@ def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[str,
     from solotune.modeling.token_cache import tokenised
 
     encoder = ChatEncoder.open(model, config.model.chat_template_path)
-    lengths: dict[str, TokenLengths] = {}
+    lengths: dict[Split, TokenLengths] = {}
     with console.Progress("counting tokens", rows, "rows") as bar:
         for split in SPLITS:
             path = splits.split(split)

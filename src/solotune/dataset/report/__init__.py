@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from solotune.artifacts.splits_dir import NearPair, SplitsManifest
-from solotune.config.schema import SPLITS, RunConfig
+from solotune.config.schema import SPLITS, RunConfig, Split
 from solotune.console import safe
 from solotune.dataset.left_out import LeftOut, first_of_each
 from solotune.dataset.reasons import NOTES, REASONS
 from solotune.dataset.report.histogram import Histogram, histograms
-from solotune.dataset.token_lengths import TOO_LONG, TokenLengths
+from solotune.dataset.token_lengths import TokenLengths, fate_of_overlong
 
 if TYPE_CHECKING:
     import jinja2
@@ -35,7 +35,7 @@ def of(
     quarantine: Path,
     near_duplicates: Path,
     config: RunConfig | None = None,
-    lengths: Mapping[str, TokenLengths] | None = None,
+    lengths: Mapping[Split, TokenLengths] | None = None,
 ) -> str:
     """The page.
 
@@ -66,12 +66,11 @@ def of(
 class _Measured:
     """Token lengths, and what they were counted with."""
 
-    def __init__(self, lengths: Mapping[str, TokenLengths], config: RunConfig) -> None:
+    def __init__(self, lengths: Mapping[Split, TokenLengths], config: RunConfig) -> None:
         self.lengths = lengths
         self.base_model = config.model.name_or_path
         self.max_length = config.training.max_length
-        self.on_overflow = config.dataset.on_overflow
-        self.then = TOO_LONG[config.dataset.on_overflow]
+        self.fates = {split: fate_of_overlong(split, config.dataset.on_overflow) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,9 @@ def _most_first(items: Any) -> list[Any]:
 def _histograms(measured: _Measured | None) -> list[tuple[str, Histogram]]:
     if measured is None:
         return []
-    by_split = {split: of.by_length for split, of in measured.lengths.items() if of.by_length}
+    by_split: dict[str, Sequence[tuple[int, int]]] = {
+        split: of.by_length for split, of in measured.lengths.items() if of.by_length
+    }
     return list(histograms(by_split, measured.max_length).items())
 
 
