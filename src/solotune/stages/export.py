@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, write_json
@@ -163,12 +164,13 @@ def _proof_rows(config: RunConfig, manifest: RunManifest, encoder: ChatEncoder) 
     splits = SplitsDir(Path(config.dataset.splits_dir))
     if splits.open(config.dataset).outputs != manifest.splits:
         raise ArtifactError(f"{splits.path} isn't what the run was trained on", "Prepare that data again")
-    rows = [encoder.encode(r.messages) for r in read_rows(splits.split(config.evaluation.split))]
+    some = islice(read_rows(splits.split(config.evaluation.split)), config.export.proof_examples)
+    rows = [tokens.with_labels() for tokens in encoder.encode_batch([row.messages for row in some])]
     if not rows:
         raise DataError(
             f"{splits.split(config.evaluation.split)} is empty: a merge can't be proven without held-out rows"
         )
-    return rows[: config.export.proof_examples]
+    return rows
 
 
 def _model_card(run_dir: RunDir, manifest: RunManifest, base: ModelManifest, config: RunConfig) -> str:
