@@ -17,6 +17,7 @@ import msgspec
 from solotune import __version__, console
 from solotune.artifacts.data_dir import raw_files
 from solotune.artifacts.files import FileRecord, atomic_write, record_files, write_jsonl
+from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.splits_dir import MADE_BY, SCHEMA_VERSION, NearDuplicates, SplitsDir, SplitsManifest
 from solotune.config.schema import SPLITS, DatasetConfig, RunConfig, Split
@@ -54,15 +55,17 @@ def run(config: RunConfig, *, replace: bool = False) -> SplitsDir:
     with console.stage("prepare"):
         raw = RawFiles(raw_files(dataset))
         _refuse_to_write_among_raw_files(splits, raw)
-        if splits.is_complete and not replace:
-            manifest = _check_up_to_date(splits, dataset, raw)
-            splits.clear_leftovers()
-            console.say(f"{splits.path} is up to date: same raw files, same dataset section")
-            summary.show_rows(_counts_of(manifest), splits.quarantine)
-        else:
-            with _disk_trouble_in_one_line(splits):
-                manifest = _build(dataset, raw, splits)
-        _show_splits(config, splits, manifest)
+        with _disk_trouble_in_one_line(splits):
+            splits.path.mkdir(parents=True, exist_ok=True)
+            with held(splits.path, "prepare"):
+                if splits.is_complete and not replace:
+                    manifest = _check_up_to_date(splits, dataset, raw)
+                    splits.clear_leftovers()
+                    console.say(f"{splits.path} is up to date: same raw files, same dataset section")
+                    summary.show_rows(_counts_of(manifest), splits.quarantine)
+                else:
+                    manifest = _build(dataset, raw, splits)
+                _show_splits(config, splits, manifest)
     return splits
 
 
@@ -74,7 +77,7 @@ def check(config: RunConfig) -> None:
     """
     splits = SplitsDir(Path(config.dataset.splits_dir))
     failed = []
-    with console.stage("prepare --check"):
+    with console.stage("prepare --check"), held(splits.path, "prepare --check", shared=True):
         for finding in leakage.examine(splits, config.dataset):
             console.say(f"  {'FAIL' if finding.problem else 'ok  '}  {finding.check + ':':<18}{finding.what}")
             if finding.problem:
@@ -231,8 +234,7 @@ def _show_splits(config: RunConfig, splits: SplitsDir, manifest: SplitsManifest)
     else:
         summary.show_overlong(lengths, limit, config.dataset.on_overflow)
         summary.show_control_texts(lengths)
-    with _disk_trouble_in_one_line(splits):
-        splits.refresh_report(manifest, report.of(manifest, splits.quarantine, splits.near_duplicates, config, lengths))
+    splits.refresh_report(manifest, report.of(manifest, splits.quarantine, splits.near_duplicates, config, lengths))
     console.say(f"report: {splits.report}")
 
 

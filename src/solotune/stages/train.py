@@ -15,6 +15,7 @@ import torch
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
 from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, sha256_text, write_jsonl
+from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, OverflowRow, RunDir, RunManifest, SplitFacts
 from solotune.artifacts.splits_dir import SplitsDir
@@ -64,9 +65,10 @@ def run(config: RunConfig, run_id: str | None = None) -> RunDir:
         manifest = _manifest(config, run_dir, text, inputs)
         if inputs.overflow:
             write_jsonl(run_dir.overflow, inputs.overflow)
-        run_dir.write_manifest(manifest)
-        say(f"run {run_dir.run_id}")
-        _train(config, run_dir, manifest, inputs, checkpoint=None)
+        with held(run_dir.path, "train"):
+            run_dir.write_manifest(manifest)
+            say(f"run {run_dir.run_id}")
+            _train(config, run_dir, manifest, inputs, checkpoint=None)
     return run_dir
 
 
@@ -83,44 +85,48 @@ def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
     """
     with stage("train"):
         run_dir = RunDir.find(RUNS, wanted)
-        manifest = run_dir.manifest()
-        own = load(run_dir.config_of(manifest))
-        if config is not None:
-            _refuse_other_config(run_dir, own, config)
-        if manifest.outcome is not None:
-            raise ArtifactError(
-                f"run {run_dir.run_id} has finished",
-                f"Measure it with `invoke evaluate --run {run_dir.run_id}`",
-            )
-        determinism.start(own)
-        inputs = _read_inputs(own)
-        _refuse_other_inputs(run_dir, manifest, own, inputs)
-        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
-        for what in broken:
-            warn(f"checkpoint set aside: {what}")
-        step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-        say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
-        note = {"at": _utc(), "from_step": step, "set_aside": broken}
-        manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
-        run_dir.write_manifest(manifest)
-        _train(own, run_dir, manifest, inputs, checkpoint)
+        with held(run_dir.path, f"train --resume {run_dir.run_id}"):
+            manifest = run_dir.manifest()
+            own = load(run_dir.config_of(manifest))
+            if config is not None:
+                _refuse_other_config(run_dir, own, config)
+            if manifest.outcome is not None:
+                raise ArtifactError(
+                    f"run {run_dir.run_id} has finished",
+                    f"Measure it with `invoke evaluate --run {run_dir.run_id}`",
+                )
+            determinism.start(own)
+            inputs = _read_inputs(own)
+            _refuse_other_inputs(run_dir, manifest, own, inputs)
+            checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
+            for what in broken:
+                warn(f"checkpoint set aside: {what}")
+            step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+            say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
+            note = {"at": _utc(), "from_step": step, "set_aside": broken}
+            manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
+            run_dir.write_manifest(manifest)
+            _train(own, run_dir, manifest, inputs, checkpoint)
     return run_dir
 
 
 def _read_inputs(config: RunConfig) -> _Inputs:
     splits_dir = SplitsDir(Path(config.dataset.splits_dir))
-    splits = splits_dir.open(config.dataset)
-    base = ModelDir.of(config.model)
-    model = base.open(hashes=True)
-    encoder = ChatEncoder.open(base, config.model.chat_template_path)
-    train, train_facts, overflow = _encode(splits_dir, splits.rows["train"], "train", encoder, config)
-    if not train:
-        raise DataError(f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints")
-    facts = {"train": train_facts}
-    val: Sequence[Encoded] = []
-    if config.training.eval_steps:
-        val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
-        overflow += more
+    with held(splits_dir.path, "train", shared=True):
+        splits = splits_dir.open(config.dataset)
+        base = ModelDir.of(config.model)
+        model = base.open(hashes=True)
+        encoder = ChatEncoder.open(base, config.model.chat_template_path)
+        train, train_facts, overflow = _encode(splits_dir, splits.rows["train"], "train", encoder, config)
+        if not train:
+            raise DataError(
+                f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints"
+            )
+        facts = {"train": train_facts}
+        val: Sequence[Encoded] = []
+        if config.training.eval_steps:
+            val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
+            overflow += more
     return _Inputs(base, model.files, splits.outputs, encoder, train, val, facts, overflow)
 
 

@@ -1,0 +1,107 @@
+"""One writer at a time in a folder, and no reader beside it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from solotune.errors import ArtifactError
+
+NAME = ".lock"
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds a folder: what the lock file says while it is locked."""
+
+    doing: str
+    pid: int
+    host: str
+    """In a container its id."""
+    since: str
+
+
+@contextmanager
+def held(folder: Path, doing: str, *, shared: bool = False) -> Iterator[None]:
+    """Holds a folder until the block ends. The kernel lets go of it when the process dies, whatever it dies of.
+
+    Args:
+        folder: one that isn't there isn't held.
+        doing: what for, as a command; whoever comes second is told.
+        shared: for reading. Others may read at the same time, and nobody writes.
+
+    Raises:
+        ArtifactError: another process holds it.
+    """
+    descriptor = _locked(folder, doing, shared)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            _let_go(folder / NAME, descriptor)
+
+
+def _locked(folder: Path, doing: str, shared: bool) -> int | None:
+    """The descriptor of the locked file; None where the file system has no locks, or can't be written."""
+    path = folder / NAME
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM):
+                return None  # there is nothing to hold, or whoever writes will be told why that fails
+            raise
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise _refusal(folder, path) from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                return None
+            raise
+        # The file may have been deleted by its last holder between the two calls: then this lock is on nothing.
+        if _is_same(descriptor, path):
+            holder = Holder(doing, os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(holder), 0)
+            return descriptor
+        os.close(descriptor)
+
+
+def _let_go(path: Path, descriptor: int) -> None:
+    try:
+        # Only the last one may delete it; for a reader among others this fails.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_same(descriptor, path):
+            path.unlink()
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _refusal(folder: Path, path: Path) -> ArtifactError:
+    try:
+        holder = msgspec.json.decode(path.read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return ArtifactError(f"another process works in {folder}", "Wait until it has finished, or stop it")
+    return ArtifactError(
+        f"`{holder.doing}` works in {folder} (process {holder.pid} on {holder.host}, since {holder.since})",
+        "Wait until it has finished, or stop it",
+    )
