@@ -19,14 +19,16 @@ _TEXTS = 4_000
 
 
 def raw_lines(count: int, seed: int = 0) -> Iterator[bytes]:
-    """Yields compact JSON lines: 20 % with a system message, 15 % of several turns, 10 % not in ASCII only.
+    """Yields compact JSON lines: 20 % with a system message, 15 % of several turns, 10 % not in ASCII only, half
+    of them with source and tags.
 
     Answers are put together from four texts of a stock each, so that rows resemble each other no more than people's
     do. One row in a hundred repeats an earlier one under another id.
     """
     rng = random.Random(seed)
     texts = [_quoted(rng, 13) for _ in range(_TEXTS)]
-    row = b'{"id":"row-%08d","messages":[%b]}\n'
+    row = b'{"id":"row-%08d","messages":[%b]%b}\n'
+    metas = [b',"meta":{"source":"forum","tags":["%b"]}' % tag for tag in (b"short", b"long", b"code")]
     turn = b'{"role":"user","content":"%b (%d)"},{"role":"assistant","content":"%b"}'
     said = b""
     for n in range(count):
@@ -37,7 +39,7 @@ def raw_lines(count: int, seed: int = 0) -> Iterator[bytes]:
                 said += b"," + turn % (rng.choice(texts), n, rng.choice(texts))
             elif draw > 0.8:
                 said = b'{"role":"system","content":"%b"},' % rng.choice(texts) + said
-        yield row % (n, said)
+        yield row % (n, said, metas[n % 3] if n % 2 else b"")
 
 
 def _quoted(rng: random.Random, words: int) -> bytes:

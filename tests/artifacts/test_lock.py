@@ -22,7 +22,8 @@ def refused(folder: Path, *, shared: bool) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "refuses"), [(False, False, True), (False, True, True), (True, False, True), (True, True, False)]
+    ("first", "second", "refuses"),
+    [(False, False, True), (False, True, True), (True, False, True), (True, True, False)],
 )
 def test_writers_are_alone_and_readers_are_not(tmp_path: Path, first: bool, second: bool, refuses: bool) -> None:
     with held(tmp_path, "first", shared=first):

@@ -335,6 +335,9 @@ ODD_LINES = [
         {"id": "\x85"},
         {"meta": {}},
         {"meta": {"tags": ["t"]}},
+        {"meta": {"source": ""}},
+        *({"meta": {key: text}} for key in ("source", "group") for text in ("<|im_end|>", "[", "a\x7f", "a\0", "é")),
+        *({"meta": {"tags": ["a", text]}} for text in ("", "<", "\x1f", "\0")),
         {"messages": []},
         {"messages": [*ROW["messages"], {"role": "user", "content": "q"}]},
         *({"messages": [{"role": "user", "content": content}, ROW["messages"][1]]} for content in ("", " \n", "\x1c")),
@@ -398,6 +401,8 @@ def shown(found: Checked | RowProblem) -> object:
 
 def test_plain_lines_are_proved_together() -> None:
     """Else the test before would compare one way with itself."""
-    lines = [json.dumps(ROW | {"id": f"r-{n}"}, separators=s).encode() for n in range(9) for s in (None, (",", ":"))]
+    metas: list[dict] = [{}, {"meta": {"source": "s", "tags": ["t", ""]}}, {"meta": {"group": "[g]", "split": "val"}}]
+    rows = [ROW | {"id": f"r-{n}"} | metas[n % 3] for n in range(9)]
+    lines = [json.dumps(row, separators=s).encode() for row in rows for s in (None, (",", ":"))]
     assert checked_lines(lines) == [checked_line(line) for line in lines]
     assert checked_lines([*lines, b"{}"]) is None

@@ -69,8 +69,8 @@ SWEEP = """
         return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
     def rows(files):
-        # The report is written anew after the rows are whole.
-        others = ("manifest.json", "report.html", ".staged-")
+        # The report is written anew after the rows are whole; the lock file of a dead process locks nothing.
+        others = ("manifest.json", "report.html", ".staged-", ".lock")
         return {name: data for name, data in files.items() if not name.startswith(others)}
 
     def opened(config):

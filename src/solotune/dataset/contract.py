@@ -128,23 +128,27 @@ def checked_lines(raws: Sequence[bytes]) -> list[Checked] | None:
     lines = list(map(_encode, rows))
     if lines != raws and repeats_may_be_hidden(b"".join(raws), b"".join(lines)):
         return None
-    made, contents = [], []
+    made, contents, in_meta = [], [], []
     for row, line in zip(rows, lines, strict=True):
         texts = list(map(_content_of, row.messages))
         stripped = list(map(str.strip, texts))
         if not _is_common(row, stripped):
             return None
+        if row.meta is not NO_META:
+            in_meta += [row.meta.source, row.meta.group, *row.meta.tags]
         said = "\0".join(stripped)
-        contents.append(said if stripped == texts else "\0".join(texts))
+        contents += texts
         made.append(Checked(row, line, said.encode()))
-    text = "\0".join(contents)
+    return made if _is_plain(contents, may_be_control_tokens=False) and _is_plain(in_meta) else None
+
+
+def _is_plain(texts: list[str], *, may_be_control_tokens: bool = True) -> bool:
+    """Whether no text has a character that none may have, nor, where that matters, the text of a control token."""
+    text = "\0".join(texts)
     signs = text.encode().translate(None, _PLAIN)
-    telling = signs.translate(None, b"\0<[")
-    if telling or signs.count(0) >= sum(len(row.messages) for row in rows):
-        return None
-    if len(signs) > signs.count(0) and _CONTROL_TOKEN.search(text):
-        return None
-    return made
+    if signs.translate(None, b"\0<[") or signs.count(0) != max(0, len(texts) - 1):
+        return False
+    return may_be_control_tokens or len(signs) == signs.count(0) or not _CONTROL_TOKEN.search(text)
 
 
 def checked_value(value: dict[str, Any], *, control_tokens_as_text: bool = False) -> Checked:
@@ -216,7 +220,7 @@ def _checked_contents(row: Row, control_tokens_as_text: bool) -> tuple[bytes, bo
     except UnicodeEncodeError:  # half a surrogate pair, from a record that wasn't JSON
         check(row, control_tokens_as_text=control_tokens_as_text)
         raise
-    if not _is_common(row, stripped) or len(text.translate(None, _PLAIN)) >= len(texts):
+    if not _is_common(row, stripped) or row.meta is not NO_META or len(text.translate(None, _PLAIN)) >= len(texts):
         return said, check(row, control_tokens_as_text=control_tokens_as_text)
     return said, False
 
@@ -228,13 +232,13 @@ def _is_common(row: Row, stripped: list[str]) -> bool:
         and all(stripped)
         and 1 <= len(row.id) <= MAX_ID_CHARACTERS
         and row.id.isprintable()
-        and row.meta is NO_META
+        and (row.meta is NO_META or row.meta != NO_META)  # one that says nothing is written as nothing
     )
 
 
 def _with_id(draft: RawRow) -> Row:
     row_id = content_id(draft.messages) if draft.id is msgspec.UNSET else draft.id
-    return Row(row_id, draft.messages, draft.meta)
+    return Row(row_id, draft.messages, NO_META if draft.meta == NO_META else draft.meta)
 
 
 def content_id(messages: tuple[Message, ...]) -> str:

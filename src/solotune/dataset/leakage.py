@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +9,18 @@ from typing import NamedTuple
 import msgspec
 
 from solotune import console
+from solotune.artifacts.data_dir import raw_files
 from solotune.artifacts.files import differing_files
 from solotune.artifacts.splits_dir import MADE_BY, SplitsDir, SplitsManifest
 from solotune.config.schema import SPLITS, DatasetConfig, Split
+from solotune.dataset.clean import digest
 from solotune.dataset.clusters import Member
 from solotune.dataset.contract import Row
-from solotune.dataset.digests import DIGEST_BYTES, DigestSet
+from solotune.dataset.digests import DigestSet, digest_of
+from solotune.dataset.readers import find_files
 from solotune.dataset.split import declared_key, group_key
 from solotune.dataset.stored import read_rows
-from solotune.errors import ArtifactError
+from solotune.errors import ArtifactError, DataError
 
 _SHOWN = 3
 _REPLACE = f"Run `{MADE_BY} --replace`"
@@ -44,7 +45,7 @@ def examine(splits: SplitsDir, dataset: DatasetConfig) -> Iterator[Finding]:
     """
     manifest = splits.manifest()
     yield _files(splits, manifest)
-    yield _raw_files(manifest)
+    yield _raw_files(manifest, dataset)
     changes = manifest.changes(dataset)
     yield Finding("config", changes or "the dataset section that made them", _REPLACE if changes else "")
     rows = _Rows(splits)
@@ -70,7 +71,13 @@ def _files(splits: SplitsDir, manifest: SplitsManifest) -> Finding:
     return Finding("files", f"{len(recorded)} files are what prepare wrote")
 
 
-def _raw_files(manifest: SplitsManifest) -> Finding:
+def _raw_files(manifest: SplitsManifest, dataset: DatasetConfig) -> Finding:
+    try:
+        new = find_files(raw_files(dataset)).keys() - manifest.inputs.keys()
+    except (DataError, ArtifactError):
+        new = set()  # none is there any more
+    if new:
+        return Finding("raw files", f"not among those that were read: {', '.join(sorted(new)[:_SHOWN])}", _REPLACE)
     there = {name: record for name, record in manifest.inputs.items() if Path(name).is_file()}
     changed = differing_files(Path(), there, hashes=True)
     if changed:
@@ -159,7 +166,10 @@ class _Rows:
             self._problems["clusters"] = _Problems()
             decode = msgspec.json.Decoder(Member).decode
             with self._splits.clusters.open("rb") as lines:
-                self._clusters = {_short_hash(m.id): m.cluster for m in map(decode, lines)}
+                try:
+                    self._clusters = {digest_of(m.id): m.cluster for m in map(decode, lines)}
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise ArtifactError(f"{self._splits.clusters} has a line that isn't a row's cluster") from error
         for side in (*_HELD_OUT, "train"):
             for row in read_rows(self._splits.split(side)):
                 self.count[side] += 1
@@ -178,7 +188,7 @@ class _Rows:
 
     def _look_at(self, row: Row, side: Split) -> None:
         name = console.safe(row.id, 60)
-        row_id = _short_hash(row.id)
+        row_id = digest_of(row.id)
         if not self._ids.add(row_id):
             self._problems["ids"].add(f"{name} is there twice")
         if row.meta.split is not msgspec.UNSET:
@@ -187,9 +197,9 @@ class _Rows:
                 self._problems["declared splits"].add(f"{name} declares {row.meta.split} and is in {side}")
         keys = [group_key(row)] + ([declared_key(row.meta.group)] if row.meta.group else [])
         for key in keys:
-            self._compare("groups", _short(key), side, f"{name} of {side} is of the same group as a row of")
-        said = unicodedata.normalize("NFC", "\0".join([m.content.strip() for m in row.messages]))
-        self._compare("duplicates", _short_hash(said), side, f"{name} of {side} says the same as a row of")
+            self._compare("groups", digest_of(key), side, f"{name} of {side} is of the same group as a row of")
+        said = digest("\0".join([m.content.strip() for m in row.messages]).encode())
+        self._compare("duplicates", said, side, f"{name} of {side} says the same as a row of")
         cluster = self._clusters.get(row_id)
         if cluster and self._side_of_cluster.setdefault(cluster, side) != side:
             self._problems["clusters"].add(f"{name} of {side}, cluster {cluster[:12]}, has others elsewhere")
@@ -201,14 +211,6 @@ class _Rows:
                 self._problems[check].add(f"{words} {other}")
         if side in sides:
             sides[side].add(key)
-
-
-def _short_hash(text: str) -> bytes:
-    return _short(text.encode("utf-8", "surrogatepass"))
-
-
-def _short(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()[:DIGEST_BYTES]
 
 
 def _lines(path: Path) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from solotune.artifacts.files import write_json, write_jsonl
+from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import (
     SCHEMA_VERSION,
@@ -60,13 +62,15 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
     Raises:
         ArtifactError: the run isn't finished, or its splits or base model have changed since.
     """
-    with stage("evaluate"):
+    with stage("evaluate"), ExitStack() as locks:
         start = time.monotonic()
         run_dir = RunDir.find(RUNS, wanted)
+        locks.enter_context(held(run_dir.path, command := f"evaluate --run {run_dir.run_id}"))
         manifest, outcome = run_dir.finished()
         config = load(run_dir.config_of(manifest))
         determinism.start(config)
         split = split or config.evaluation.split
+        locks.enter_context(held(Path(config.dataset.splits_dir), command, shared=True))
         rows = _held_out(config, manifest, split)
         base = ModelDir.of(config.model)
         if base.open(hashes=True).files != manifest.base_model:

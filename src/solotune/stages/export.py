@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, write_json
+from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir, ModelManifest
 from solotune.artifacts.run_dir import SCHEMA_VERSION, Artefact, EvalReport, ExportRecord, RunDir, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
@@ -47,10 +49,12 @@ def run(wanted: str, *, merge: bool = False) -> ExportRecord:
         ArtifactError: the run isn't finished, or is exported already.
         ProofError: the merged model doesn't behave like the adapter; nothing is left in export/.
     """
-    with stage("export"):
+    with stage("export"), ExitStack() as locks:
         run_dir = RunDir.find(RUNS, wanted)
+        locks.enter_context(held(run_dir.path, command := f"export --run {run_dir.run_id}"))
         manifest, _ = run_dir.finished()
         config = load(run_dir.config_of(manifest))
+        locks.enter_context(held(Path(config.dataset.splits_dir), command, shared=True))
         if run_dir.export_record.exists():
             raise ArtifactError(
                 f"{run_dir.export} is there already", f"Delete it to export again: `rm -r {run_dir.export}`"

@@ -16,7 +16,7 @@ import msgspec
 
 from solotune import __version__, console
 from solotune.artifacts.data_dir import raw_files
-from solotune.artifacts.files import FileRecord, atomic_write, record_files, write_jsonl
+from solotune.artifacts.files import FileRecord, atomic_write, differing_files, record_files, write_jsonl
 from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.splits_dir import MADE_BY, SCHEMA_VERSION, NearDuplicates, SplitsDir, SplitsManifest
@@ -95,6 +95,7 @@ def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsMa
     parser, splitter, counts = Parser(dataset), Splitter(dataset), Counts()
     # Near-duplicates are looked for in one file with all rows; else a row waits where it will most likely stay.
     guess = None if dataset.dedup.near == "cluster" else splitter.side_of
+    splits.rejected.unlink(missing_ok=True)  # it would be taken for this one's
     with splits.staging() as staged, WaitingRows(staged, guess) as waiting:
         quarantine = staged / splits.quarantine.name
         _read_and_clean(raw, parser, splitter, waiting=waiting, quarantine=quarantine, counts=counts)
@@ -203,6 +204,8 @@ def _near_duplicates(
 def _check_up_to_date(splits: SplitsDir, dataset: DatasetConfig, raw: RawFiles) -> SplitsManifest:
     """The manifest of splits that this config would make again. Raises ArtifactError for any others."""
     manifest = splits.open(dataset)
+    if manifest.near and differing_files(splits.path, {splits.near_duplicates.name: manifest.near.pairs}, hashes=True):
+        raise ArtifactError(f"{splits.near_duplicates} isn't what prepare wrote", f"Run `{MADE_BY} --replace`")
     then, now = manifest.inputs, raw.hashes
     names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     if names:

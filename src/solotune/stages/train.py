@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,17 +59,18 @@ def run(config: RunConfig, run_id: str | None = None) -> RunDir:
         ArtifactError, DataError, ModelError: before anything is loaded or written, when the inputs don't fit.
         Interrupted: a signal stopped it; the run can be resumed.
     """
-    with stage("train"):
+    with stage("train"), ExitStack() as locks:
         determinism.start(config)
-        inputs = _read_inputs(config)
+        with held(Path(config.dataset.splits_dir), "train", shared=True):
+            inputs = _read_inputs(config)
         run_dir = RunDir.create(RUNS, config.name, text := resolved_yaml(config), run_id)
+        locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         manifest = _manifest(config, run_dir, text, inputs)
         if inputs.overflow:
             write_jsonl(run_dir.overflow, inputs.overflow)
-        with held(run_dir.path, "train"):
-            run_dir.write_manifest(manifest)
-            say(f"run {run_dir.run_id}")
-            _train(config, run_dir, manifest, inputs, checkpoint=None)
+        run_dir.write_manifest(manifest)
+        say(f"run {run_dir.run_id}")
+        _train(config, run_dir, manifest, inputs, checkpoint=None)
     return run_dir
 
 
@@ -83,50 +85,48 @@ def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
         ConfigError: `config` differs from the run's.
         ArtifactError: the run is finished, or its inputs have changed since.
     """
-    with stage("train"):
+    with stage("train"), ExitStack() as locks:
         run_dir = RunDir.find(RUNS, wanted)
-        with held(run_dir.path, f"train --resume {run_dir.run_id}"):
-            manifest = run_dir.manifest()
-            own = load(run_dir.config_of(manifest))
-            if config is not None:
-                _refuse_other_config(run_dir, own, config)
-            if manifest.outcome is not None:
-                raise ArtifactError(
-                    f"run {run_dir.run_id} has finished",
-                    f"Measure it with `invoke evaluate --run {run_dir.run_id}`",
-                )
-            determinism.start(own)
+        locks.enter_context(held(run_dir.path, f"train --resume {run_dir.run_id}"))
+        manifest = run_dir.manifest()
+        own = load(run_dir.config_of(manifest))
+        if config is not None:
+            _refuse_other_config(run_dir, own, config)
+        if manifest.outcome is not None:
+            raise ArtifactError(
+                f"run {run_dir.run_id} has finished",
+                f"Measure it with `invoke evaluate --run {run_dir.run_id}`",
+            )
+        determinism.start(own)
+        with held(Path(own.dataset.splits_dir), f"train --resume {run_dir.run_id}", shared=True):
             inputs = _read_inputs(own)
-            _refuse_other_inputs(run_dir, manifest, own, inputs)
-            checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
-            for what in broken:
-                warn(f"checkpoint set aside: {what}")
-            step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-            say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
-            note = {"at": _utc(), "from_step": step, "set_aside": broken}
-            manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
-            run_dir.write_manifest(manifest)
-            _train(own, run_dir, manifest, inputs, checkpoint)
+        _refuse_other_inputs(run_dir, manifest, own, inputs)
+        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
+        for what in broken:
+            warn(f"checkpoint set aside: {what}")
+        step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
+        note = {"at": _utc(), "from_step": step, "set_aside": broken}
+        manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
+        run_dir.write_manifest(manifest)
+        _train(own, run_dir, manifest, inputs, checkpoint)
     return run_dir
 
 
 def _read_inputs(config: RunConfig) -> _Inputs:
     splits_dir = SplitsDir(Path(config.dataset.splits_dir))
-    with held(splits_dir.path, "train", shared=True):
-        splits = splits_dir.open(config.dataset)
-        base = ModelDir.of(config.model)
-        model = base.open(hashes=True)
-        encoder = ChatEncoder.open(base, config.model.chat_template_path)
-        train, train_facts, overflow = _encode(splits_dir, splits.rows["train"], "train", encoder, config)
-        if not train:
-            raise DataError(
-                f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints"
-            )
-        facts = {"train": train_facts}
-        val: Sequence[Encoded] = []
-        if config.training.eval_steps:
-            val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
-            overflow += more
+    splits = splits_dir.open(config.dataset)
+    base = ModelDir.of(config.model)
+    model = base.open(hashes=True)
+    encoder = ChatEncoder.open(base, config.model.chat_template_path)
+    train, train_facts, overflow = _encode(splits_dir, splits.rows["train"], "train", encoder, config)
+    if not train:
+        raise DataError(f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints")
+    facts = {"train": train_facts}
+    val: Sequence[Encoded] = []
+    if config.training.eval_steps:
+        val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
+        overflow += more
     return _Inputs(base, model.files, splits.outputs, encoder, train, val, facts, overflow)
 
 
