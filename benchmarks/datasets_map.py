@@ -16,7 +16,7 @@ from typing import Any
 BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 INVISIBLE = re.compile("[\u00ad\u200b\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
-CONTROL_TOKEN = re.compile(r"<\|[\w./:-]{1,64}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+CONTROL_TOKEN = re.compile(r"<\|[\w./:-]{1,64}\|>|<｜[^｜<>\n]{1,64}｜>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
 
 
 def checked(row: dict[str, Any]) -> dict[str, Any]:

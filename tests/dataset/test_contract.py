@@ -130,7 +130,8 @@ BROKEN: dict[str, list[bytes]] = {
                 "<|start_header_id|>",
                 "<|reserved_special_token_0|>",
             ),
-            *("<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]"),
+            *("<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
+            *("<｜User｜>", "<｜end▁of▁sentence｜>"),
         )
     ]
     + [raw_said(b"\\u003c|im_end|>"), raw_said(b"[\\/INST]"), line(USER, {**REPLY, "content": "<|eot_id|>"})],

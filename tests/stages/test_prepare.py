@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from solotune.artifacts.lock import held
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig
 from solotune.dataset.reasons import REASONS
@@ -273,6 +274,36 @@ def test_a_failed_replacement_leaves_the_old_splits_whole() -> None:
     assert names() == sorted([*WHOLE, "rejected.jsonl"])
     (SPLITS / "rejected.jsonl").unlink()
     assert tree(SPLITS) == before
+
+
+def test_what_was_rejected_is_not_taken_for_the_next_failures() -> None:
+    write([*good(), b"broken"])
+    with pytest.raises(DataError):
+        prepare.run(config())
+    assert (SPLITS / "rejected.jsonl").exists()
+    write([*good(), line("a", "same", split="train"), line("b", "same", "other", split="test")])
+    with pytest.raises(DataError, match="declared for two splits"):
+        prepare.run(config())
+    assert not (SPLITS / "rejected.jsonl").exists()
+
+
+def test_a_second_prepare_is_told_of_the_first_and_leaves_it_alone() -> None:
+    write(good())
+    SPLITS.mkdir(parents=True)
+    with held(SPLITS, "prepare"), pytest.raises(ArtifactError, match="`prepare` works in data/splits"):
+        prepare.run(config())
+    prepare.run(config())
+    assert not (SPLITS / ".lock").exists()
+
+
+def test_near_duplicates_that_were_changed_are_made_anew() -> None:
+    write(good())
+    prepare.run(config())
+    for damage in (lambda path: path.write_bytes(b"junk\n"), Path.unlink):
+        damage(SPLITS / "near_duplicates.jsonl")
+        with pytest.raises(ArtifactError, match=r"near_duplicates.jsonl isn't what prepare wrote.*--replace"):
+            prepare.run(config())
+        prepare.run(config(), replace=True)
 
 
 def test_what_was_rejected_goes_when_it_is_repaired() -> None:

@@ -279,6 +279,23 @@ def test_a_cluster_on_two_sides_fails_its_check(capsys: pytest.CaptureFixture[st
     assert "cluster cccccccccccc, has others elsewhere" in capsys.readouterr().out
 
 
+def test_a_line_that_is_no_cluster_is_damage(capsys: pytest.CaptureFixture[str]) -> None:
+    prepare.run(config("cluster"), replace=True)
+    (SPLITS / "clusters.jsonl").write_text("junk\n")
+    with pytest.raises(ArtifactError, match="fails 2 of the checks above: files, rows"):
+        prepare.check(config("cluster"))
+    assert "clusters.jsonl has a line that isn't a row's cluster" in capsys.readouterr().out
+
+
+def test_a_raw_file_that_came_fails_its_check(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = config(raw_files=["*.jsonl"])
+    prepare.run(wanted, replace=True)
+    Path("new.jsonl").write_text(json.dumps(row("new")) + "\n")
+    with pytest.raises(ArtifactError, match="fails 1 of the checks above: raw files"):
+        prepare.check(wanted)
+    assert "not among those that were read: new.jsonl" in capsys.readouterr().out
+
+
 # --- As a command ---------------------------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ _content_of, _role_of = attrgetter("content"), attrgetter("role")
 _QUOTES_OF_AN_ID = 4
 _BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_CONTROL_TOKEN = re.compile(r"<\|[\w./:-]{1,64}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+_CONTROL_TOKEN = re.compile(r"<\|[\w./:-]{1,64}\|>|<｜[^｜<>\n]{1,64}｜>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
 # All bytes of UTF-8 but those of bad characters and the first ones of control tokens. They are what most texts
 # are made of, and nothing is faster than to delete them and see what is left.
 _PLAIN = bytes({*b"\t\n\r", *range(0x20, 0x100)} - {*b"<[\x7f"})

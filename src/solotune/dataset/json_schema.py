@@ -29,7 +29,7 @@ NOT_EXPRESSED = {
 
 _CONTROL = "[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f]"
 _CONTROL_IN_ID = "[\\u0000-\\u001f\\u007f-\\u009f]"
-_CONTROL_TOKEN = r"<\|[\p{L}\p{N}_./:-]{1,64}\|>|<(start|end)_of_turn>|\[/?INST\]"  # noqa: S105 - no password
+_CONTROL_TOKEN = r"<\|[\p{L}\p{N}_./:-]{1,64}\|>|<｜[^｜<>\n]{1,64}｜>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>"  # noqa: S105 - no password
 
 
 def schema() -> dict[str, Any]:
@@ -52,6 +52,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A raw row of solotune",
         "$comment": "Made by `python -m solotune.dataset.json_schema`. "
+        "The text of a control token is refused, as prepare does unless dataset.control_tokens is as_text. "
         f"Not in it, and checked by prepare: {open_rules}",
         **made,
     }

@@ -24,7 +24,7 @@ from solotune.artifacts.splits_dir import NearPair
 from solotune.config.schema import Split
 from solotune.dataset.contract import Message
 from solotune.dataset.shingles import folded, jaccard, shingles
-from solotune.dataset.signatures import BANDS, MAX_BATCH_BYTES, Array, bands, estimate, signatures
+from solotune.dataset.signatures import BANDS, MAX_BATCH_BYTES, PERMUTATIONS, Array, bands, estimate, signatures
 
 SHOWN = 20
 _MARGIN = 0.2  # four standard deviations of the estimate
@@ -47,7 +47,7 @@ class Across(NamedTuple):
 
 
 def across(paths: Mapping[Split, Path], threshold: float, advance: Callable[[int], None] = lambda _: None) -> Across:
-    """Looks in val and train for what is nearly in test, and in train for what is nearly in val.
+    """Looks on the other sides for what is nearly the same as a row of val or test.
 
     Args:
         paths: the file of each side.
@@ -60,15 +60,19 @@ def across(paths: Mapping[Split, Path], threshold: float, advance: Callable[[int
         if not texts:
             return found
         of_test = texts.firsts[1]
-        searched: tuple[tuple[Split, int], ...] = (("val", of_test), ("train", len(texts)))
-        for side, below in searched:
+        searched: tuple[tuple[Split, range], ...] = (
+            ("test", range(of_test, len(texts))),
+            ("val", range(of_test)),
+            ("train", range(len(texts))),
+        )
+        for side, among in searched:
             for batch in _batches(paths[side]):
-                for i, row, similarity in held.like(batch, below):
+                for i, row, similarity in held.like(batch, among):
                     split: Split = "test" if row < of_test else "val"
                     found.rows[split] += 1
                     if len(found.pairs) < SHOWN:
                         found.pairs.append(NearPair(texts.id(row), split, batch.ids[i], side, round(similarity, 4)))
-                if side == "train":  # val's rows were told of when they were put into the buckets
+                if side == "train":  # the others were told of when they were put into the buckets
                     advance(len(batch.ids))
     return found
 
@@ -91,18 +95,17 @@ def within(
         join: takes the numbers of two near-duplicates.
         advance: told how many rows were read, now and then.
     """
-    found: list[Array] = []
-    order = array("Q")
+    found, order = bytearray(), array("Q")
     with _Texts([path]) as texts:
         for batch in texts.read():
             signature, has_words = signatures(batch.texts)
-            found.append(signature)
+            found += signature.tobytes()
             order.extend(_rank(row_id) if some else 0 for row_id, some in zip(batch.ids, has_words, strict=True))
             advance(len(batch.ids))
         if not found:
             return
-        signature, rank = np.concatenate(found), np.frombuffer(order, np.uint64)
-        found.clear()
+        signature = np.frombuffer(found, np.uint8).reshape(-1, PERMUTATIONS)
+        rank = np.frombuffer(order, np.uint64)
         for band in range(BANDS):
             for some, others in _neighbours(bands(signature)[:, band], rank):
                 near = estimate(signature[some], signature[others]) >= threshold - _MARGIN
@@ -134,26 +137,26 @@ class _HeldOut:
     """The rows of val and test in buckets: in each of BANDS ways, sorted by a part of their signatures."""
 
     def __init__(self, texts: _Texts, threshold: float, advance: Callable[[int], None]) -> None:
-        found, counts = [], []
+        found, counts = bytearray(), []
         for batch in texts.read():
             signature, has_words = signatures(batch.texts)
-            found.append(signature)
+            found += signature.tobytes()
             counts.append(has_words)
             advance(len(batch.ids))
         self._texts, self._threshold = texts, threshold
-        self._signatures = np.concatenate(found) if found else np.zeros((0, BANDS * 4), np.uint8)
+        self._signatures = np.frombuffer(found, np.uint8).reshape(-1, PERMUTATIONS)
         self._is_open = np.concatenate(counts) if counts else np.zeros(0, bool)
         self._verdicts = np.zeros(len(texts), np.uint8)
         self._fill_buckets()
 
-    def like(self, batch: _Batch, below: int) -> Iterator[tuple[int, int, float]]:
-        """Yields (row of the batch, row held out, Jaccard) for rows numbered below `below`, each row held out once."""
+    def like(self, batch: _Batch, among: range) -> Iterator[tuple[int, int, float]]:
+        """Yields (row of the batch, row held out, Jaccard) for rows with these numbers, each row held out once."""
         if self._closed > 1024 + self._filled // 16:
             self._fill_buckets()
         signature, has_words = signatures(batch.texts)
         for i, parts in sorted(self._candidates(bands(signature)).items()):
             rows = np.unique(np.concatenate([part[self._is_open[part]][:_OF_A_BUCKET] for part in parts]))
-            rows = rows[(rows < below) & has_words[i]]
+            rows = rows[(rows >= among.start) & (rows < among.stop) & has_words[i]]
             rows = rows[estimate(self._signatures[rows], signature[i]) >= self._threshold - _MARGIN]
             said = shingles(batch.texts[i]) if len(rows) else frozenset()
             for row in rows.tolist():

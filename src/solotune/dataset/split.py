@@ -3,7 +3,7 @@
 A group is what a row declares in `meta.group`; else the rows with the same system message and first user turn (up
 to case, white space and compatibility forms). It is never divided. Its side is the one that its rows declare in
 `meta.split`; else it is drawn by hash of (seed, group), so that it stays where it is whatever rows come, go or
-change places.
+change places, unless one that comes joins it to another group.
 
 Groups that may not be on two sides are joined: a declared group with whatever begins as one of its rows does, and
 near-duplicates where `dataset.dedup.near: cluster` asks for it. Joined groups lie where their leader lies.

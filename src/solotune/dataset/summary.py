@@ -104,7 +104,8 @@ def show_near(near: NearDuplicates | None, rows: Mapping[str, int], splits: Spli
         return
     if near.clusters:
         console.say(
-            f"near-duplicates kept on one side: {near.clustered_rows:,} rows in {near.clusters:,} clusters "
+            f"near-duplicates kept on one side: {near.clustered_rows:,} rows in {near.clusters:,} "
+            f"{'cluster' if near.clusters == 1 else 'clusters'} "
             f"({splits.clusters})"
         )
     found = [f"{near.rows[s]:,} of {rows[s]:,} rows of {s}" for s in ("val", "test") if near.rows.get(s)]
