@@ -163,7 +163,7 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
     [
         ("messages", {"id": "x"}, "missing_field", "the key 'messages' is missing"),
         ("messages", {"messages": TURNS, "note": 1}, "unknown_field", "'note' isn't part of a row"),
-        ("messages", {"messages": TURNS, "id": 7}, "wrong_type", "$.id: expected str"),
+        ("messages", {"messages": TURNS, "id": 7}, "wrong_type", "$.id: expected a string"),
         ("messages", {"messages": TURNS, "id": ""}, "bad_id", "0 characters"),
         ("sharegpt", {}, "missing_field", "the key 'conversations' is missing"),
         ("sharegpt", {"conversations": "q"}, "wrong_type", "$.conversations: expected an array"),
@@ -215,7 +215,7 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
                 ({"function_call": {}}, "unknown_field", "the key 'function_call' isn't part of a turn. Rows hold"),
                 ({"mood": 1}, "unknown_field", "the key 'mood' isn't part of a turn. Remove it"),
                 ({"content": None}, "missing_field", "$.messages[1]: the key 'content' is missing or null"),
-                ({"content": 5}, "wrong_type", "$.messages[1].content: expected str, got int"),
+                ({"content": 5}, "wrong_type", "$.messages[1].content: expected a string, got a num"),
                 ({"content": [{"type": "image_url"}]}, "wrong_type", "$.messages[1].content[0]: a part that isn't"),
                 ({"content": [{"type": "text", "text": 5}]}, "wrong_type", "$.messages[1].content[0].text: expected"),
                 ({"content": []}, "empty_content", "the assistant's content is blank"),
@@ -268,7 +268,7 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
             "alpaca",
             {"instruction": "q", "output": "a", "tags": 5},
             "wrong_type",
-            "$.meta.tags: expected array",
+            "$.meta.tags: expected an array",
         ),
         ("prompt_completion", {"prompt": "q"}, "missing_field", "the key 'completion' is missing"),
         (
@@ -281,7 +281,7 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
             "prompt_completion",
             {"prompt": "q", "completion": ["a"]},
             "wrong_type",
-            "$.messages[1]: expected object",
+            "$.messages[1]: expected an object",
         ),
     ],
 )
