@@ -159,7 +159,18 @@ def test_every_reason_says_what_to_do() -> None:
     ("raw", "message"),
     [
         (line({"role": "user"}, REPLY), "$.messages[0]: the key 'content' is missing. Add it"),
-        (line(id=7), "$.id: expected str, got int. Write what is expected"),
+        (line(id=7), "$.id: expected a string, got a number. Write a string"),
+        (line(id=None), "$.id: expected a string, got null. Write a string"),
+        (line(meta={"source": True}), "$.meta.source: expected a string, got true or false. Write a string"),
+        (line("q"), "$.messages[0]: expected an object, got a string. Write an object"),
+        (line(messages={}), "$.messages: expected an array, got an object. Write an array"),
+        (line(meta={"tags": 0.5}), "$.meta.tags: expected an array, got a number. Write an array"),
+        (line(meta={"split": None}), "$.meta.split: expected a string, got null. Write one of train, val, test"),
+        (
+            line({"role": [], "content": "x"}),
+            "$.messages[0].role: expected a string, got an array. Write one of",
+        ),
+        (b"[]", "$: expected an object, got an array. Write an object"),
         (line(USER, USER, REPLY), "$.messages[1].role: user where assistant is due. The order is: system"),
         (
             line(USER, REPLY, {**USER, "weight": 1}),
@@ -169,6 +180,9 @@ def test_every_reason_says_what_to_do() -> None:
             line({"role": "bot", "content": "x"}),
             "$.messages[0].role: invalid value 'bot'. Write one of system, user",
         ),
+        (line({"role": "User", "content": "x"}), "$.messages[0].role: invalid value 'User'. Write one of"),
+        (line({"role": " - at `$.x", "content": "x"}), "$.messages[0].role: invalid value ' - at `$.x'. Write one"),
+        (line(meta={" - at `$.x": 1}), "$.meta: the key ' - at `$.x' isn't part of a row. Keys here are source"),
         (line(meta={"split": "dev"}), "$.meta.split: invalid value 'dev'. Write one of train, val, test"),
         (raw_said(b"\xff"), "line: byte 0xff at position 54. Save the file as UTF-8"),
         (raw_said(b"\\ud800"), "$.messages[0].content: half a surrogate pair"),
@@ -189,9 +203,10 @@ def test_a_message_names_the_place_and_the_remedy(raw: bytes, message: str) -> N
     assert str(caught.value).startswith(message)
 
 
-def test_a_message_never_repeats_a_key_of_any_length() -> None:
+@pytest.mark.parametrize("raw", [line(**{"x" * 100_000: 1}), line({"role": "x" * 100_000, "content": "q"})])
+def test_a_message_never_repeats_data_of_any_length(raw: bytes) -> None:
     with pytest.raises(RowProblem) as caught:
-        decode(line(**{"x" * 100_000: 1}))
+        decode(raw)
     assert len(str(caught.value)) < 400
 
 
@@ -331,3 +346,16 @@ def test_load_object_takes_any_object_and_nothing_else() -> None:
         with pytest.raises(RowProblem) as caught:
             load_object(raw)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1" * 5000, b"-" + b"1" * 5000])
+def test_a_number_that_is_too_large_is_named_by_its_path(number: bytes) -> None:
+    for raw, at in (
+        (b'{"a": {"b c": [0, "1e999", %s, %s]}}', "$.a['b c'][2]"),
+        (b'{"a": 7, "b": %s, "c": %s}', "$.b"),
+        (b'{"%s": 1, "b": %s}', "$.b"),
+    ):
+        with pytest.raises(RowProblem) as caught:
+            load_object(raw % (number, number) if raw.count(b"%s") == 2 else raw % number)
+        told = f"{at}: a number is out of range. Write numbers that a float can hold"
+        assert (caught.value.code, str(caught.value)) == ("invalid_json", told)

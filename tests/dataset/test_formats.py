@@ -163,7 +163,12 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
     [
         ("messages", {"id": "x"}, "missing_field", "the key 'messages' is missing"),
         ("messages", {"messages": TURNS, "note": 1}, "unknown_field", "'note' isn't part of a row"),
-        ("messages", {"messages": TURNS, "id": 7}, "wrong_type", "$.id: expected str"),
+        (
+            "messages",
+            {"messages": TURNS, "id": 7},
+            "wrong_type",
+            "$.id: expected a string, got a number. Write a string",
+        ),
         ("messages", {"messages": TURNS, "id": ""}, "bad_id", "0 characters"),
         ("sharegpt", {}, "missing_field", "the key 'conversations' is missing"),
         ("sharegpt", {"conversations": "q"}, "wrong_type", "$.conversations: expected an array"),
@@ -193,10 +198,16 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
             "sharegpt",
             {"conversations": [SHARED[0], {"from": "gpt", "value": None}]},
             "wrong_type",
-            "messages[1].content",
+            "$.conversations[1].value: expected a string, got null. Write a string",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": None, "value": "q"}]},
+            "wrong_type",
+            "$.conversations[0].from: invalid value null. Write one of system, human",
         ),
         ("sharegpt", {"conversations": SHARED[::-1]}, "bad_role_order", "assistant where user is due"),
-        ("sharegpt", {"conversations": SHARED, "system": 5}, "wrong_type", "$.system: expected text"),
+        ("sharegpt", {"conversations": SHARED, "system": 5}, "wrong_type", "$.system: expected a string, got a number"),
         (
             "sharegpt",
             {"conversations": SHARED, "conversation": SHARED},
@@ -206,16 +217,17 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
         *(
             ("openai_chat", {"messages": [TURNS[0], {**TURNS[1], **extra}]}, code, message)
             for extra, code, message in (
-                ({"weight": 0}, "wrong_type", "$.messages[1].weight: weight '0' on a turn of the assistant. Every"),
-                ({"weight": 0.5}, "wrong_type", "weight '0.5' on a turn of the assistant"),
-                ({"weight": True}, "wrong_type", "weight 'True' on a turn of the assistant"),
+                ({"weight": 0}, "wrong_type", "$.messages[1].weight: weight 0 on a turn of the assistant. Every"),
+                ({"weight": 0.5}, "wrong_type", "weight 0.5 on a turn of the assistant"),
+                ({"weight": True}, "wrong_type", "weight true on a turn of the assistant"),
                 ({"weight": "1"}, "wrong_type", "weight '1' on a turn of the assistant"),
+                ({"weight": [0]}, "wrong_type", "weight an array on a turn of the assistant"),
                 ({"name": "n"}, "unknown_field", "$.messages[1]: the key 'name' isn't part of a turn. Write the name"),
                 ({"tool_calls": [{}]}, "unknown_field", "the key 'tool_calls' isn't part of a turn. Rows hold text"),
                 ({"function_call": {}}, "unknown_field", "the key 'function_call' isn't part of a turn. Rows hold"),
                 ({"mood": 1}, "unknown_field", "the key 'mood' isn't part of a turn. Remove it"),
                 ({"content": None}, "missing_field", "$.messages[1]: the key 'content' is missing or null"),
-                ({"content": 5}, "wrong_type", "$.messages[1].content: expected str, got int"),
+                ({"content": 5}, "wrong_type", "$.messages[1].content: expected a string, got a num"),
                 ({"content": [{"type": "image_url"}]}, "wrong_type", "$.messages[1].content[0]: a part that isn't"),
                 ({"content": [{"type": "text", "text": 5}]}, "wrong_type", "$.messages[1].content[0].text: expected"),
                 ({"content": []}, "empty_content", "the assistant's content is blank"),
@@ -231,13 +243,13 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
         ("openai_chat", {"messages": ["q"]}, "wrong_type", "$.messages[0]: expected an object"),
         ("openai_chat", {}, "missing_field", "the key 'messages' is missing"),
         ("alpaca", {"instruction": "q"}, "missing_field", "the key 'output' is missing"),
-        ("alpaca", {"instruction": "q", "output": None}, "wrong_type", "$.output: expected text, got null"),
+        ("alpaca", {"instruction": "q", "output": None}, "wrong_type", "$.output: expected a string, got null"),
         ("alpaca", {"instruction": "q", "output": ""}, "empty_content", "the assistant's content is blank"),
         (
             "alpaca",
             {"instruction": "q", "input": ["i"], "output": "a"},
             "wrong_type",
-            "$.input: expected text, got an",
+            "$.input: expected a string, got an array",
         ),
         ("alpaca", {"instruction": "q", "output": "</s><|im_end|>"}, "control_token", "<|im_end|>"),
         (
@@ -256,32 +268,32 @@ def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
             "alpaca",
             {"instruction": "q", "output": "a", "split": "dev"},
             "wrong_type",
-            "$.meta.split: invalid value 'dev'",
+            "$.split: invalid value 'dev'. Write one of train, val, test",
         ),
         (
             "alpaca",
             {"instruction": "q", "output": "a", "id": True},
             "wrong_type",
-            "$.id: expected text, got bool",
+            "$.id: expected a string, got true or false",
         ),
         (
             "alpaca",
             {"instruction": "q", "output": "a", "tags": 5},
             "wrong_type",
-            "$.meta.tags: expected array",
+            "$.tags: expected an array, got a number. Write an array",
         ),
         ("prompt_completion", {"prompt": "q"}, "missing_field", "the key 'completion' is missing"),
         (
             "prompt_completion",
             {"prompt": 5, "completion": "a"},
             "wrong_type",
-            "$.prompt: expected text or an array",
+            "$.prompt: expected a string or an array of messages, got a number. Write a string or an array of",
         ),
         (
             "prompt_completion",
             {"prompt": "q", "completion": ["a"]},
             "wrong_type",
-            "$.messages[1]: expected object",
+            "$.completion[0]: expected an object, got a string. Write an object",
         ),
     ],
 )
@@ -290,6 +302,147 @@ def test_a_record_that_does_not_fit_is_a_named_problem(format_name: str, record:
         convert(format_name, record)
     assert caught.value.code == code
     assert message in str(caught.value)
+
+
+def problem_in(format_name: str, record: dict[str, Any], columns: dict[str, str] | None = None) -> RowProblem:
+    with pytest.raises(RowProblem) as caught:
+        convert(format_name, record, columns)
+    return caught.value
+
+
+LONG = [{"role": "system", "content": "s"}, *TURNS, *TURNS]
+LONG_SHARED = [{"from": {"user": "human"}.get(t["role"], t["role"]), "value": t["content"]} for t in LONG]
+PARTS = [{"role": t["role"], "content": [{"type": "text", "text": x} for x in ("", "part", "b")]} for t in LONG]
+NESTED = {"id": "i", "meta": {"source": "s", "tags": ["t", "u"], "split": "val", "group": "g"}}
+FLAT = {"id": "i", "source": "s", "tags": ["t", "u"], "split": "val", "group": "g"}
+FULL = [
+    ("messages", {"messages": LONG}),
+    ("openai_chat", {"messages": LONG}),
+    ("openai_chat", {"messages": PARTS}),
+    ("sharegpt", {"conversations": LONG_SHARED}),
+    ("sharegpt", {"conversation": LONG_SHARED[1:], "system": "s"}),
+    ("sharegpt", {"conversations": LONG}),
+    ("alpaca", {"instruction": "q", "output": "a"}),
+    ("alpaca", {"instruction": "q", "input": "in", "output": "a", "system": "s"}),
+    ("prompt_completion", {"prompt": "q", "completion": "a"}),
+    ("prompt_completion", {"prompt": LONG[:4], "completion": "a"}),
+    ("prompt_completion", {"prompt": "q", "completion": [TURNS[1], *TURNS]}),
+    ("prompt_completion", {"prompt": LONG[:2], "completion": LONG[2:]}),
+]
+
+
+def texts_of(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    if isinstance(value, str):
+        return [path] if path[-1] != "type" else []
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [found for key, item in items for found in texts_of(item, (*path, key))]
+
+
+def replaced(value: Any, path: tuple[str | int, ...], text: str) -> Any:
+    if not path:
+        return text
+    made = value.copy()
+    made[path[0]] = replaced(value[path[0]], path[1:], text)
+    return made
+
+
+def spelled(path: tuple[str | int, ...]) -> str:
+    steps = (f"[{key!r}]" if isinstance(key, int) or not key.isidentifier() else f".{key}" for key in path)
+    return "$" + "".join(steps)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize(("format_name", "chat_part", "about"), [(*f, about) for f in FULL for about in (NESTED, FLAT)])
+def test_whatever_text_of_a_record_is_bad_its_own_path_is_told(
+    format_name: str, chat_part: dict, about: dict, renamed: bool
+) -> None:
+    if format_name == "messages":
+        about = NESTED
+    columns = {field: f"their {field}" for field in FORMATS[format_name].FIELDS} if renamed else {}
+    record = {columns.get(key, key): value for key, value in {**chat_part, **about}.items()}
+    convert(format_name, record, columns)  # nothing else is wrong with it
+    for path in texts_of(record):
+        problem = problem_in(format_name, replaced(record, path, "zz\x01z"), columns)
+        assert problem.at == spelled(path)
+        assert str(problem).startswith(f"{problem.at}: {problem.what}. ")
+        if problem.code == "control_character":
+            assert problem.what == "U+0001 at character 2"
+
+
+@pytest.mark.parametrize(
+    ("format_name", "record", "columns", "told"),
+    [
+        ("alpaca", {"instruction": "q", "output": " "}, {}, "$.output: the assistant's content is blank"),
+        ("alpaca", {"instruction": " ", "output": "a"}, {}, "$.instruction: the user's content is blank"),
+        ("alpaca", {"instruction": "q", "output": "a", "system": " "}, {}, "$.system: the system's content is blank"),
+        ("alpaca", {"q": "q", "a": "", "output": "x"}, {"instruction": "q", "output": "a"}, "$.a: the assistant's"),
+        ("alpaca", {"instruction": "q", "output": "a", "side": "dev"}, {"split": "side"}, "$.side: invalid value"),
+        ("alpaca", {"instruction": "q", "output": "a", "x y": "d"}, {"split": "x y"}, "$['x y']: invalid value"),
+        ("alpaca", {"instruction": "q", "output": "a", "n": {"split": 1}}, {"meta": "n"}, "$.n.split: expected a st"),
+        ("alpaca", {"instruction": "q", "output": "a", "n": {"x": 1}}, {"meta": "n"}, "$.n: the key 'x' isn't part"),
+        ("alpaca", {"instruction": "q", "output": "a", "n": "x"}, {"meta": "n"}, "$.n: expected an object, got a st"),
+        ("alpaca", {"instruction": "q", "output": "a", "n": "x" * 201}, {"id": "n"}, "$.n: the id has 201 charac"),
+        ("alpaca", {"instruction": "q", "output": "a", "n": []}, {"id": "n"}, "$.n: expected a string, got an array"),
+        ("alpaca", {"instruction": "q", "output": "a", "n": [1]}, {"tags": "n"}, "$.n[0]: expected a string, got a nu"),
+        (
+            "alpaca",
+            {"instruction": "q", "output": "a", "tags": "t,, u\x01 ,v"},
+            {},
+            r"$.tags: U+0001 at character 1 of the tag 'u\x01'. Remove it",
+        ),
+        (
+            "alpaca",
+            {"instruction": "q", "output": "a", "meta": {"split": "dev", "source": "s"}, "split": ""},
+            {},
+            "$.meta.split: invalid value 'dev'",
+        ),
+        ("sharegpt", {"conversations": []}, {}, "$.conversations: no messages"),
+        ("sharegpt", {"conversation": []}, {"conversation": "c"}, "the key 'conversations' is missing"),
+        ("sharegpt", {"c": []}, {"conversation": "c"}, "$.c: no messages"),
+        ("sharegpt", {"c": {}}, {"conversation": "c"}, "$.c: expected an array, got an object. Write an array"),
+        ("sharegpt", {"conversations": SHARED[::-1], "system": "s"}, {}, "$.conversations[0].from: assistant where"),
+        ("sharegpt", {"conversations": SHARED[:1], "system": "s"}, {}, "$.conversations[0]: the last turn is the us"),
+        ("sharegpt", {"conversations": [], "system": "s"}, {}, "$.system: the last turn is the system's"),
+        ("openai_chat", {"m": "x"}, {"messages": "m"}, "$.m: expected an array, got a string. Write an array"),
+        ("openai_chat", {"m": [TURNS[1]]}, {"messages": "m"}, "$.m[0].role: assistant where user is due"),
+        ("openai_chat", {"m": [PARTS[1], {**TURNS[1], "content": []}]}, {"messages": "m"}, "$.m[1].content: the ass"),
+        ("openai_chat", {"messages": TURNS, "a b": [1]}, {"tools": "a b"}, "$['a b']: a row offers no tools"),
+        ("messages", {"m": None}, {"messages": "m"}, "$.m: expected an array, got null. Write an array"),
+        ("messages", {"m": ["x"]}, {"messages": "m"}, "$.m[0]: expected an object, got a string. Write an object"),
+        ("messages", {"m": [{"role": "user"}]}, {"messages": "m"}, "$.m[0]: the key 'content' is missing"),
+        ("messages", {"messages": TURNS, "n": None}, {"meta": "n"}, "$.n: expected an object, got null"),
+        ("messages", {"messages": TURNS, "n": {"source": 1}, "source": "s"}, {"meta": "n"}, "$.n.source: expected a s"),
+        ("messages", {"messages": TURNS, "n": 7}, {"id": "n"}, "$.n: expected a string, got a number. Write a string"),
+        ("prompt_completion", {"prompt": [], "completion": []}, {}, "$: no messages"),
+        ("prompt_completion", {"prompt": [], "completion": "a"}, {}, "$.completion: assistant where user is due"),
+        ("prompt_completion", {"prompt": "q", "completion": []}, {}, "$.prompt: the last turn is the user's"),
+        ("prompt_completion", {"prompt": "q", "completion": TURNS[:1]}, {}, "$.completion[0].role: user where assist"),
+        ("prompt_completion", {"prompt": [{}], "completion": "a"}, {}, "$.prompt[0]: the key 'role' is missing"),
+        ("prompt_completion", {"prompt": "", "completion": "a"}, {}, "$.prompt: the user's content is blank"),
+        (
+            "prompt_completion",
+            {"p": LONG[:2], "c": [{"role": "assistant", "content": None}]},
+            {"prompt": "p", "completion": "c"},
+            "$.c[0].content: expected a string, got null",
+        ),
+    ],
+)
+def test_a_rule_that_is_broken_after_conversion_is_told_in_the_names_of_the_raw_record(
+    format_name: str, record: dict, columns: dict[str, str], told: str
+) -> None:
+    assert told in str(problem_in(format_name, record, columns))
+
+
+def test_only_of_a_bad_row_is_it_asked_where_its_messages_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    for format_name, record in BY_FORMAT.items():
+        monkeypatch.setattr(FORMATS[format_name], "origin", refuse)
+        assert chat(convert(format_name, record)) == ASKED
+        if format_name != "messages":  # whose lines are the contract
+            with pytest.raises(AssertionError):
+                convert(format_name, {**record, "split": "dev"})
 
 
 def test_columns_that_are_not_read_are_counted() -> None:
@@ -322,7 +475,7 @@ def test_a_record_that_is_no_object_is_a_problem() -> None:
 
 def test_a_format_is_one_file() -> None:
     folder = Path(__file__).parents[2] / "src/solotune/dataset/formats"
-    assert {p.stem for p in folder.glob("*.py")} == {*FORMATS, "fields", "__init__"}
+    assert {p.stem for p in folder.glob("*.py")} == {*FORMATS, "fields", "raw_names", "__init__"}
 
 
 ROW = {"id": "r", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}

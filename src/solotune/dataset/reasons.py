@@ -63,8 +63,39 @@ class RowProblem(Exception):
     """
 
     def __init__(self, code: str, what: str, at: str = "$", remedy: str | None = None) -> None:
-        self.code = code
+        self.code, self.what, self.at, self.remedy = code, what, at, remedy
         super().__init__(f"{at}: {what}. {remedy or REASONS[code].remedy}")
+
+    def moved(self, at: str, what: str | None = None) -> RowProblem:
+        """The same problem, told of another place."""
+        return RowProblem(self.code, what or self.what, at, self.remedy)
+
+
+KINDS = {
+    "str": "a string",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "an array",
+    "array": "an array",
+    "dict": "an object",
+    "object": "an object",
+    "NoneType": "null",
+}
+"""What messages call a type, as JSON does; by its name in Python or msgspec."""
+
+
+def wrong_type(wanted: str, got: str, at: str = "$", remedy: str | None = None) -> RowProblem:
+    """A value of another type.
+
+    Args:
+        wanted: name of a type, or words.
+        got: name of a type.
+        at: JSON path.
+        remedy: what to do; by default, to write what is wanted.
+    """
+    wanted = KINDS.get(wanted, wanted)
+    return RowProblem("wrong_type", f"expected {wanted}, got {KINDS.get(got, got)}", at, remedy or f"Write {wanted}")
 
 
 def shortened(text: str) -> str:

@@ -13,6 +13,7 @@ from solotune.dataset import contract
 from solotune.dataset.contract import Checked
 from solotune.dataset.diagnose import load_object
 from solotune.dataset.formats import alpaca, messages, openai_chat, prompt_completion, sharegpt
+from solotune.dataset.formats.raw_names import Origin, in_raw_names
 from solotune.dataset.readers.source import RawRecord
 from solotune.dataset.reasons import RowProblem
 from solotune.errors import DataError
@@ -28,6 +29,10 @@ class Format(Protocol):
     @property
     def convert(self) -> Callable[[Mapping[str, Any], Mapping[str, str]], dict[str, Any]]:
         """A row as plain values; what the contract checks isn't checked twice. May raise RowProblem."""
+
+    @property
+    def origin(self) -> Callable[[Mapping[str, Any], Mapping[str, str]], Origin]:
+        """Where the messages of a converted row stand in its record; asked only where the contract refuses the row."""
 
 
 FORMATS: dict[str, Format] = {
@@ -90,4 +95,9 @@ class Parser:
         else:
             value = load_object(record.raw)
         self.unread.update(value.keys() - self._read)
-        return contract.checked_value(self._format.convert(value, self._columns), control_tokens_as_text=self._as_text)
+        row = self._format.convert(value, self._columns)
+        try:
+            return contract.checked_value(row, control_tokens_as_text=self._as_text)
+        except RowProblem as problem:
+            origin = self._format.origin(value, self._columns)
+            raise in_raw_names(problem, value, self._columns, origin, self._format.FIELDS) from None

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from solotune.dataset.reasons import RowProblem
+from solotune.dataset.duplicate_keys import step
+from solotune.dataset.reasons import KINDS, RowProblem, shortened, wrong_type
 
 Record = Mapping[str, Any]
 Columns = Mapping[str, str]
 
 COMMON = ("id", "meta", "source", "tags", "split", "group")
 """What every format but `messages` reads. The last four are those of meta, for files that can't nest."""
+
+
+def path_of(columns: Columns, field: str) -> str:
+    """The JSON path of a field in the raw record."""
+    return step("$", columns.get(field, field))
 
 
 def text(record: Record, columns: Columns, field: str) -> str:
@@ -21,7 +28,7 @@ def text(record: Record, columns: Columns, field: str) -> str:
         raise RowProblem("missing_field", f"the key {column!r} is missing")
     value = record[column]
     if not isinstance(value, str):
-        raise _wrong_type("text", value, column)
+        raise wrong_type("str", type(value).__name__, step("$", column))
     return value
 
 
@@ -32,7 +39,7 @@ def optional_text(record: Record, columns: Columns, field: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise _wrong_type("text", value, column)
+        raise wrong_type("str", type(value).__name__, step("$", column))
     return value
 
 
@@ -60,20 +67,29 @@ def _meta(record: Record, columns: Columns) -> dict[str, Any]:
     column = columns.get("meta", "meta")
     given = record.get(column)
     if given is not None and not isinstance(given, dict):
-        raise _wrong_type("an object", given, column)
+        raise wrong_type("dict", type(given).__name__, step("$", column))
     meta = {k: v for k, v in (given or {}).items() if v is not None}
     for field in ("source", "split", "group"):
         if (found := optional_text(record, columns, field)) is not None:
             meta[field] = found
     tags = record.get(columns.get("tags", "tags"))
     if isinstance(tags, str):
-        tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
+        tags = tags_of(tags)
     if tags is not None:
         meta["tags"] = tags
     return meta
 
 
-def _wrong_type(wanted: str, value: Any, column: str) -> RowProblem:
-    names = {"str": "text", "dict": "an object", "list": "an array", "NoneType": "null"}
-    found = names.get(type(value).__name__, type(value).__name__)
-    return RowProblem("wrong_type", f"expected {wanted}, got {found}", f"$.{column}")
+def tags_of(cell: str) -> list[str]:
+    """The tags in a text, which are divided by commas."""
+    return [tag.strip() for tag in cell.split(",") if tag.strip()]
+
+
+def shown(value: Any) -> str:
+    """A value from data for a message: a text in quotation marks, all else as JSON has it; of bounded length."""
+    if isinstance(value, str):
+        return shortened(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        text = json.dumps(value)
+        return text if len(text) <= 60 else text[:59] + "…"
+    return KINDS.get(type(value).__name__, type(value).__name__)

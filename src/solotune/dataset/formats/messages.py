@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from solotune.dataset.formats.fields import Columns, Record, value
+from solotune.dataset.formats.fields import Columns, Record, path_of, value
+from solotune.dataset.formats.raw_names import Origin, Turn
 
 FIELDS = ("id", "messages", "meta")
 
@@ -16,3 +17,9 @@ def convert(record: Record, columns: Columns) -> dict[str, Any]:
         if column in record:
             made[field] = record[column]
     return made
+
+
+def origin(record: Record, columns: Columns) -> Origin:
+    at = path_of(columns, "messages")
+    turns = value(record, columns, "messages")
+    return Origin(at, [Turn(f"{at}[{i}]") for i in range(len(turns) if isinstance(turns, list) else 0)])

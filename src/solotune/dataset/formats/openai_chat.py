@@ -7,10 +7,12 @@ loss, or one into it. A key that is null is an absent key.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
-from solotune.dataset.formats.fields import COMMON, Columns, Record, row, value
-from solotune.dataset.reasons import RowProblem, shortened
+from solotune.dataset.formats.fields import COMMON, Columns, Record, path_of, row, shown, value
+from solotune.dataset.formats.raw_names import Origin, Turn
+from solotune.dataset.reasons import RowProblem, shortened, wrong_type
 
 FIELDS = ("messages", "tools", "functions", *COMMON)
 
@@ -29,24 +31,38 @@ def convert(record: Record, columns: Columns) -> dict[str, Any]:
     for field in ("tools", "functions"):
         column = columns.get(field, field)
         if record.get(column):
-            raise RowProblem("unknown_field", "a row offers no tools", f"$.{column}", _TOOLS)
-    at = f"$.{columns.get('messages', 'messages')}"
+            raise RowProblem("unknown_field", "a row offers no tools", path_of(columns, field), _TOOLS)
+    at = path_of(columns, "messages")
     turns = value(record, columns, "messages")
     if not isinstance(turns, list):
-        raise RowProblem("wrong_type", f"expected an array, got {type(turns).__name__}", at)
+        raise wrong_type("list", type(turns).__name__, at)
     return row(record, columns, [_message(turn, f"{at}[{i}]") for i, turn in enumerate(turns)])
+
+
+def origin(record: Record, columns: Columns) -> Origin:
+    at = path_of(columns, "messages")
+    turns = value(record, columns, "messages")
+    return Origin(at, [_turn(turn["content"], f"{at}[{i}]") for i, turn in enumerate(turns)])
+
+
+def _turn(content: Any, at: str) -> Turn:
+    if not isinstance(content, list):
+        return Turn(at)
+    starts = accumulate((len(part["text"]) for part in content), initial=0)
+    pieces = ((start, f"{at}.content[{i}].text") for i, start in zip(range(len(content)), starts, strict=False))
+    return Turn(at, pieces=tuple(pieces))
 
 
 def _message(turn: Any, at: str) -> dict[str, Any]:
     if not isinstance(turn, dict):
-        raise RowProblem("wrong_type", f"expected an object, got {type(turn).__name__}", at)
+        raise wrong_type("dict", type(turn).__name__, at)
     given = {key: item for key, item in turn.items() if item is not None}
     role = given.pop("role", None)
     if role in ("tool", "function"):
         raise RowProblem("wrong_type", f"a turn of role {role!r}", f"{at}.role", _TOOLS)
     if not isinstance(role, str) or role not in _ROLES:
         allowed = "Write one of " + ", ".join(_ROLES)
-        raise RowProblem("wrong_type", f"invalid value {shortened(str(role))}", f"{at}.role", allowed)
+        raise RowProblem("wrong_type", f"invalid value {shown(role)}", f"{at}.role", allowed)
     content = given.pop("content", None)
     _check_weight(given.pop("weight", None), role, at)
     if given:
@@ -68,7 +84,7 @@ def _check_weight(weight: Any, role: str, at: str) -> None:
         if learnt
         else "Only turns of the assistant are learnt: remove the weight"
     )
-    raise RowProblem("wrong_type", f"weight {shortened(str(weight))} on a turn of the {role}", f"{at}.weight", remedy)
+    raise RowProblem("wrong_type", f"weight {shown(weight)} on a turn of the {role}", f"{at}.weight", remedy)
 
 
 def _text(content: Any, at: str) -> Any:
@@ -80,6 +96,6 @@ def _text(content: Any, at: str) -> Any:
         if not isinstance(part, dict) or part.keys() != {"type", "text"} or part["type"] != "text":
             raise RowProblem("wrong_type", "a part that isn't text", f"{at}[{i}]", "Rows hold text only: remove it")
         if not isinstance(part["text"], str):
-            raise RowProblem("wrong_type", "expected text", f"{at}[{i}].text")
+            raise wrong_type("str", type(part["text"]).__name__, f"{at}[{i}].text")
         parts.append(part["text"])
     return "".join(parts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from solotune.dataset.formats.fields import COMMON, Columns, Record, row, value
-from solotune.dataset.reasons import RowProblem
+from solotune.dataset.formats.fields import COMMON, Columns, Record, path_of, row, value
+from solotune.dataset.formats.raw_names import Origin, Turn
+from solotune.dataset.reasons import wrong_type
 
 FIELDS = ("prompt", "completion", *COMMON)
 
@@ -15,11 +16,19 @@ def convert(record: Record, columns: Columns) -> dict[str, Any]:
     return row(record, columns, asked + _side(record, columns, "completion", "assistant"))
 
 
+def origin(record: Record, columns: Columns) -> Origin:
+    return Origin("$", [turn for field in ("prompt", "completion") for turn in _turns(record, columns, field)])
+
+
+def _turns(record: Record, columns: Columns, field: str) -> list[Turn]:
+    side, at = value(record, columns, field), path_of(columns, field)
+    return [Turn(at, "", "")] if isinstance(side, str) else [Turn(f"{at}[{i}]") for i in range(len(side))]
+
+
 def _side(record: Record, columns: Columns, field: str, role: str) -> list[Any]:
     side = value(record, columns, field)
     if isinstance(side, str):
         return [{"role": role, "content": side}]
     if isinstance(side, list):
         return side
-    at = f"$.{columns.get(field, field)}"
-    raise RowProblem("wrong_type", f"expected text or an array of messages, got {type(side).__name__}", at)
+    raise wrong_type("a string or an array of messages", type(side).__name__, path_of(columns, field))
