@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from solotune import cli
+from solotune.artifacts.checkpoints import Checkpoints
 from solotune.artifacts.files import sha256_file
 from solotune.artifacts.run_dir import RunDir
 
@@ -198,6 +199,23 @@ def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
     assert cli.main(["export", "--run", A, "--merge"]) == 2
     assert "behaves like the base model" in capsys.readouterr().err
     assert not (Path("runs") / A / "export").exists()
+
+
+def test_a_step_that_is_no_number_stops_before_it_is_made(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ruinous = ("learning_rate=1e30", "lr_scheduler_type=constant", "warmup_steps=0", "save_steps=1", "eval_steps=0")
+    given = [word for key in ruinous for word in ("--set", f"training.{key}")]
+    assert cli.main(["train", "--config", "small.yaml", "--run-id", A, *given]) == 2
+    stopped = RunDir(Path("runs") / A)
+    found = json.loads(stopped.not_finite.read_text())
+    said = capsys.readouterr().err
+    assert f"error: step {found['step']}: the loss is nan" in said
+    assert f"in it were {len(found['rows'])} rows: {found['rows'][0]}, " in said
+    rows = {json.loads(line)["id"] for line in Path("data/splits/train.jsonl").read_text().splitlines()}
+    assert set(found["rows"]) <= rows
+    assert Checkpoints(stopped.checkpoints).steps()[-1] == found["step"] - 1
+    assert f"The checkpoint of step {found['step'] - 1} is from before" in said
+    assert [line["step"] for line in lines(stopped.metrics)] == list(range(1, found["step"]))
+    assert not stopped.adapter.exists()
 
 
 def test_without_val_rows_nothing_is_evaluated_on_the_way(prepared: Path) -> None:

@@ -27,6 +27,7 @@ from solotune.config.schema import RunConfig
 from solotune.console import Progress
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.guard import FiniteGuard
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
 from solotune.modeling.packing import Sequences, collate, pack
 from solotune.modeling.tokenised import TokenisedRows
@@ -72,6 +73,8 @@ class AdapterTrainer(trl.SFTTrainer):
         keep_float32(self.model)
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)
+        self._guard = FiniteGuard(self.accelerator)
+        self.add_callback(self._guard)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The exact loss on val, in nats a token; logged as `eval_loss`."""
@@ -87,9 +90,13 @@ class AdapterTrainer(trl.SFTTrainer):
         """Upstream's: negative log-likelihood over the labelled tokens of the whole accumulated batch."""
         labelled = (inputs["labels"] != IGNORE).sum()
         self._counts += torch.stack([inputs.pop("real_tokens"), labelled])
+        rows = inputs.pop("rows")
         if self.config.device == "cpu":
-            return _loss_on_cpu(model, inputs, kwargs.get("num_items_in_batch"))
-        return super().compute_loss(model, inputs, *args, **kwargs)
+            loss = _loss_on_cpu(model, inputs, kwargs.get("num_items_in_batch"))
+        else:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._guard.saw(loss[0] if isinstance(loss, tuple) else loss, rows)
+        return loss
 
     def take_counts(self) -> tuple[int, int]:
         """Tokens that went through the model since the last call, padding apart, and those that had a label."""
