@@ -24,7 +24,7 @@ def test_the_first_signal_saves_and_stops_and_the_second_stops_at_once(
 ) -> None:
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     before = signal.getsignal(signal.SIGTERM)
-    with StopOnSignal() as stop:
+    with StopOnSignal("go on with X") as stop:
         stop.on_step_end(None, None, control)  # type: ignore[arg-type]
         assert not control.should_training_stop
         signal.raise_signal(signal.SIGTERM)
@@ -34,4 +34,5 @@ def test_the_first_signal_saves_and_stops_and_the_second_stops_at_once(
         with pytest.raises(Interrupted) as caught:
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.exit_code == 143
+        assert str(caught.value) == "stopped at once; go on with X"
     assert signal.getsignal(signal.SIGTERM) == before

@@ -140,8 +140,10 @@ class MetricsLog(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM finish the step, save and stop; a second one stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, how_to_go_on: str) -> None:
+        """`how_to_go_on` is said where a second signal stops the run at once."""
         self.received: int | None = None
+        self._how_to_go_on = how_to_go_on
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -166,6 +168,6 @@ class StopOnSignal(TrainerCallback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.received is not None:
-            raise Interrupted("stopped at once; the last checkpoint is whole", 128 + number)
+            raise Interrupted(f"stopped at once; {self._how_to_go_on}", 128 + number)
         self.received = number
         print("\nstopping after this step, then saving (again to stop at once)", flush=True)

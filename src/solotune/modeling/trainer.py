@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from solotune.artifacts.checkpoints import Checkpoints
+from solotune.artifacts.disk import trouble_in_one_line
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
@@ -51,6 +52,7 @@ class AdapterTrainer(trl.SFTTrainer):
         pad_id: int,
     ) -> None:
         self.config = config
+        self.run = run
         self.checkpoints = Checkpoints(run.checkpoints)
         self.val_rows = val_rows
         # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
@@ -109,9 +111,31 @@ class AdapterTrainer(trl.SFTTrainer):
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
+    @property
+    def adapter_bytes(self) -> int:
+        """Of the adapter's file: its weights, in float32."""
+        return 4 * sum(int(p.numel()) for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of a checkpoint, rounded up: adapter, two moments of Adam for each weight, generators and state."""
+        moment = 1 if "8bit" in self.config.training.optim else 4
+        return self.adapter_bytes + self.adapter_bytes // 4 * 2 * moment + 2**20
+
+    def _how_to_go_on(self) -> str:
+        saved = self.checkpoints.steps()
+        whole = f"; the checkpoint of step {saved[-1]} is whole" if saved else ""
+        return f"See to it, then `invoke train --resume {self.run.run_id}`{whole}"
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial
-        with self.checkpoints.saving(self.state.global_step) as folder:
+        step = self.state.global_step
+        with (
+            trouble_in_one_line(
+                self.run.path, f"step {step} isn't saved", self._how_to_go_on, needed=self.checkpoint_bytes
+            ),
+            self.checkpoints.saving(step) as folder,
+        ):
             save_adapter(self.model, folder, self.config.model)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))

@@ -15,6 +15,7 @@ import torch
 
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
+from solotune.artifacts.disk import refuse_without_room
 from solotune.artifacts.files import (
     FileRecord,
     atomic_folder,
@@ -222,12 +223,13 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
     model = load_base_model(inputs.base, config)
     say(f"{config.model.name_or_path} loaded in {duration(time.monotonic() - start)}")
     trainer = AdapterTrainer(model, inputs.base, config, run_dir, inputs.train, inputs.val, inputs.encoder.pad_id)
+    _refuse_without_room(config, run_dir, trainer)
     resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.checkpoints.drop_after(resumed_at)
     log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
     trainer.add_callback(log)
     try:
-        with StopOnSignal() as stop:
+        with StopOnSignal(f"what was saved is whole: `invoke train --resume {run_dir.run_id}`") as stop:
             trainer.add_callback(stop)
             if resumed_at < steps:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -245,6 +247,17 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
             128 + stop.received,
         )
     _finish(config, run_dir, manifest, inputs, trainer, log)
+
+
+def _refuse_without_room(config: RunConfig, run_dir: RunDir, trainer: AdapterTrainer) -> None:
+    # One more than are kept: the oldest goes when the newest is whole.
+    coming = max(1, config.training.save_total_limit + 1 - len(trainer.checkpoints.steps()))
+    refuse_without_room(
+        run_dir.path,
+        coming * trainer.checkpoint_bytes + trainer.adapter_bytes,
+        f"{coming} checkpoints and the adapter",
+        f"Free some space, then `invoke train --resume {run_dir.run_id}`",
+    )
 
 
 def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir) -> ModelError:
