@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from solotune import cli
+from solotune.artifacts.checkpoints import Checkpoints
 from solotune.artifacts.files import sha256_file
 from solotune.artifacts.run_dir import RunDir
 
@@ -198,6 +202,67 @@ def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
     assert cli.main(["export", "--run", A, "--merge"]) == 2
     assert "behaves like the base model" in capsys.readouterr().err
     assert not (Path("runs") / A / "export").exists()
+
+
+def test_a_step_that_is_no_number_stops_before_it_is_made(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ruinous = ("learning_rate=1e30", "lr_scheduler_type=constant", "warmup_steps=0", "save_steps=1", "eval_steps=0")
+    given = [word for key in ruinous for word in ("--set", f"training.{key}")]
+    assert cli.main(["train", "--config", "small.yaml", "--run-id", A, *given]) == 2
+    stopped = RunDir(Path("runs") / A)
+    found = json.loads(stopped.not_finite.read_text())
+    said = capsys.readouterr().err
+    assert f"error: step {found['step']}: the loss is nan" in said
+    assert f"in it were {len(found['rows'])} rows: {found['rows'][0]}, " in said
+    rows = {json.loads(line)["id"] for line in Path("data/splits/train.jsonl").read_text().splitlines()}
+    assert set(found["rows"]) <= rows
+    assert Checkpoints(stopped.checkpoints).steps()[-1] == found["step"] - 1
+    assert f"The checkpoint of step {found['step'] - 1} is from before" in said
+    assert [line["step"] for line in lines(stopped.metrics)] == list(range(1, found["step"]))
+    assert not stopped.adapter.exists()
+
+
+@pytest.fixture
+def small_runs(prepared: Path) -> Iterator[Path]:
+    """runs/ on a file system of 64 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    runs = Path("runs").absolute()
+    runs.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", runs], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"can't mount a tmpfs here: {made.stderr.decode().strip()}")
+    yield runs
+    subprocess.run(["umount", runs], check=True)
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_loses_nothing(
+    small_runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("train", "--config", "small.yaml", "--run-id", A)
+    adapter = sha256_file(RunDir(small_runs / A).adapter / "adapter_model.safetensors")
+    saving = Checkpoints.saving
+
+    def saving_on_a_full_disk(self: Checkpoints, step: int) -> Any:
+        if step == 4:
+            free = shutil.disk_usage(small_runs).free
+            (small_runs / "others").write_bytes(bytes(free - 20_000))
+        return saving(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "saving", saving_on_a_full_disk)
+        assert cli.main(["train", "--config", "small.yaml", "--run-id", B]) == 2
+    said = capsys.readouterr().err
+    assert f"error: the disk is full: runs/{B} couldn't be written, and step 4 isn't saved. " in said
+    assert f"`invoke train --resume {B}`; the checkpoint of step 2 is whole" in said
+    stopped = RunDir(small_runs / B)
+    assert [p.name for p in stopped.checkpoints.iterdir()] == ["step-000002"]
+
+    # With the disk still full there is no point in loading and training.
+    assert cli.main(["train", "--resume", B]) == 2
+    assert "free, and 2 checkpoints and the adapter take" in capsys.readouterr().err
+    (small_runs / "others").unlink()
+    run("train", "--resume", B)
+    assert sha256_file(stopped.adapter / "adapter_model.safetensors") == adapter
 
 
 def test_without_val_rows_nothing_is_evaluated_on_the_way(prepared: Path) -> None:

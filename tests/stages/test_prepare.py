@@ -465,7 +465,7 @@ def test_an_interrupt_leaves_nothing_that_looks_whole(monkeypatch: pytest.Monkey
             errno.ENOSPC,
             r"^the disk is full: data/splits couldn't be written, and nothing was published\. Free some",
         ),
-        (errno.EACCES, r"^can't write data/splits: Permission denied\. Check who owns data/splits"),
+        (errno.EACCES, r"^can't write data/splits: Permission denied\. Check that data/splits is there"),
         (errno.EIO, r"^can't write data/splits: Input/output error\."),
     ],
 )

@@ -171,6 +171,8 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.overflow = path / "overflow.jsonl"
         """Rows longer than training.max_length; only where there are some."""
+        self.not_finite = path / "not_finite.json"
+        """The step that stopped the run because its loss or gradient wasn't a number, and its rows."""
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.eval_report = path / "eval_report.json"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -15,8 +16,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from solotune.artifacts.files import write_text
-from solotune.console import Progress
-from solotune.errors import Interrupted, ModelError
+from solotune.console import Progress, warn
+from solotune.errors import Interrupted
+
+_SPIKE_STEPS = 20
+_SPIKE_DEVIATIONS = 6.0
+_SPIKE_SHARE = 0.5
 
 
 class MetricsLog(TrainerCallback):
@@ -33,6 +38,7 @@ class MetricsLog(TrainerCallback):
         self._seconds_of_step = 0.0
         self._step_start = 0.0
         self._bar: Progress | None = None
+        self._recent: deque[float] = deque(maxlen=_SPIKE_STEPS)
         self._forget_after(resumed_at)
 
     def on_train_begin(
@@ -93,15 +99,19 @@ class MetricsLog(TrainerCallback):
         self._add(line)
         if self._bar:
             self._bar.advance(int(args.logging_steps), **shown)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ModelError(
-                f"step {state.global_step}: the loss is {loss}, the gradient's norm {norm}",
-                "Lower training.learning_rate, or look at the rows of that step; earlier checkpoints are whole",
-            )
+        self._tell_spike(state.global_step, loss)
 
     def close(self) -> None:
         if self._bar:
             self._bar.__exit__(None, None, None)
+
+    def _tell_spike(self, step: int, loss: float) -> None:
+        before = self._recent
+        if len(before) == before.maxlen:
+            usual = fmean(before)
+            if loss > usual + max(_SPIKE_DEVIATIONS * stdev(before), _SPIKE_SHARE * usual):
+                warn(f"step {step}: the loss is {loss:.3f}; the {len(before)} before it had {usual:.3f} on average")
+        before.append(loss)
 
     def _add(self, line: dict[str, Any]) -> None:
         self.tokens += line.get("tokens", 0)
@@ -130,8 +140,10 @@ class MetricsLog(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM finish the step, save and stop; a second one stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, how_to_go_on: str) -> None:
+        """`how_to_go_on` is said where a second signal stops the run at once."""
         self.received: int | None = None
+        self._how_to_go_on = how_to_go_on
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -156,6 +168,6 @@ class StopOnSignal(TrainerCallback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.received is not None:
-            raise Interrupted("stopped at once; the last checkpoint is whole", 128 + number)
+            raise Interrupted(f"stopped at once; {self._how_to_go_on}", 128 + number)
         self.received = number
         print("\nstopping after this step, then saving (again to stop at once)", flush=True)

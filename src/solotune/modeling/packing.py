@@ -14,6 +14,7 @@ from typing import Any, overload
 import torch
 
 from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.tokenised import TokenisedRows
 
 _MULTIPLE = 8
 """Lengths are padded to a multiple of this: tensor cores work on tiles."""
@@ -72,6 +73,8 @@ def join(rows: Sequence[Encoded]) -> dict[str, list[int]]:
 class Sequences(Sequence[dict[str, list[int]]]):
     """Packs joined when they are asked for: what is in memory at a time is one batch, not the data set.
 
+    Each has `rows`, too: which rows are in it, by their numbers in the split.
+
     Args:
         rows: encoded chats, or a view of them.
         packs: row numbers, a list for each sequence.
@@ -90,13 +93,15 @@ class Sequences(Sequence[dict[str, list[int]]]):
     def __getitem__(self, index: int | slice) -> dict[str, list[int]] | Sequences:
         if isinstance(index, slice):
             return Sequences(self._rows, self._packs[index])
-        return join([self._rows[i] for i in self._packs[index]])
+        chosen = self._packs[index]
+        numbers = self._rows.rows[chosen].tolist() if isinstance(self._rows, TokenisedRows) else list(chosen)
+        return {**join([self._rows[i] for i in chosen]), "rows": numbers}
 
 
 def collate(sequences: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     """Stacks sequences into (batch, length) tensors; padding is one more row, without labels, at the end of each.
 
-    `real_tokens`, a number, counts the tokens that aren't padding.
+    `real_tokens`, a number, counts the tokens that aren't padding; `rows` has the numbers of all rows in the batch.
     """
     longest = max(len(s["input_ids"]) for s in sequences)
     length = -(-longest // _MULTIPLE) * _MULTIPLE
@@ -107,4 +112,6 @@ def collate(sequences: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch
         batch["labels"].append([*sequence["labels"], *([IGNORE] * missing)])
         batch["position_ids"].append([*sequence["position_ids"], *range(missing)])
     tensors = {name: torch.tensor(values) for name, values in batch.items()}
-    return {**tensors, "real_tokens": torch.tensor(sum(len(s["input_ids"]) for s in sequences))}
+    tensors["real_tokens"] = torch.tensor(sum(len(s["input_ids"]) for s in sequences))
+    tensors["rows"] = torch.tensor([number for s in sequences for number in s.get("rows", ())], dtype=torch.int64)
+    return tensors

@@ -21,12 +21,14 @@ from transformers import (
 )
 
 from solotune.artifacts.checkpoints import Checkpoints
+from solotune.artifacts.disk import trouble_in_one_line
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
 from solotune.console import Progress
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.guard import FiniteGuard
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
 from solotune.modeling.packing import Sequences, collate, pack
 from solotune.modeling.tokenised import TokenisedRows
@@ -50,6 +52,7 @@ class AdapterTrainer(trl.SFTTrainer):
         pad_id: int,
     ) -> None:
         self.config = config
+        self.run = run
         self.checkpoints = Checkpoints(run.checkpoints)
         self.val_rows = val_rows
         # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
@@ -72,6 +75,8 @@ class AdapterTrainer(trl.SFTTrainer):
         keep_float32(self.model)
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)
+        self._guard = FiniteGuard(self.accelerator)
+        self.add_callback(self._guard)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The exact loss on val, in nats a token; logged as `eval_loss`."""
@@ -87,9 +92,13 @@ class AdapterTrainer(trl.SFTTrainer):
         """Upstream's: negative log-likelihood over the labelled tokens of the whole accumulated batch."""
         labelled = (inputs["labels"] != IGNORE).sum()
         self._counts += torch.stack([inputs.pop("real_tokens"), labelled])
+        rows = inputs.pop("rows")
         if self.config.device == "cpu":
-            return _loss_on_cpu(model, inputs, kwargs.get("num_items_in_batch"))
-        return super().compute_loss(model, inputs, *args, **kwargs)
+            loss = _loss_on_cpu(model, inputs, kwargs.get("num_items_in_batch"))
+        else:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._guard.saw(loss[0] if isinstance(loss, tuple) else loss, rows)
+        return loss
 
     def take_counts(self) -> tuple[int, int]:
         """Tokens that went through the model since the last call, padding apart, and those that had a label."""
@@ -102,9 +111,31 @@ class AdapterTrainer(trl.SFTTrainer):
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
+    @property
+    def adapter_bytes(self) -> int:
+        """Of the adapter's file: its weights, in float32."""
+        return 4 * sum(int(p.numel()) for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of a checkpoint, rounded up: adapter, two moments of Adam for each weight, generators and state."""
+        moment = 1 if "8bit" in self.config.training.optim else 4
+        return self.adapter_bytes + self.adapter_bytes // 4 * 2 * moment + 2**20
+
+    def _how_to_go_on(self) -> str:
+        saved = self.checkpoints.steps()
+        whole = f"; the checkpoint of step {saved[-1]} is whole" if saved else ""
+        return f"See to it, then `invoke train --resume {self.run.run_id}`{whole}"
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial
-        with self.checkpoints.saving(self.state.global_step) as folder:
+        step = self.state.global_step
+        with (
+            trouble_in_one_line(
+                self.run.path, f"step {step} isn't saved", self._how_to_go_on, needed=self.checkpoint_bytes
+            ),
+            self.checkpoints.saving(step) as folder,
+        ):
             save_adapter(self.model, folder, self.config.model)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))

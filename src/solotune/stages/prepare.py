@@ -6,9 +6,8 @@ end, the manifest last: stopped at any moment, it leaves the old splits whole, o
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import msgspec
 
 from solotune import __version__, console
 from solotune.artifacts.data_dir import raw_files
+from solotune.artifacts.disk import trouble_in_one_line
 from solotune.artifacts.files import FileRecord, atomic_write, differing_files, record_files, write_jsonl
 from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
@@ -277,19 +277,10 @@ def _refuse_to_write_among_raw_files(splits: SplitsDir, raw: RawFiles) -> None:
         )
 
 
-@contextmanager
-def _disk_trouble_in_one_line(splits: SplitsDir) -> Iterator[None]:
-    """A full or forbidden disk, told in one line. What reading raises has its own words already."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or splits.path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ArtifactError(
-                f"the disk is full: {splits.path} couldn't be written, and nothing was published",
-                "Free some space (twice the size of the raw files is enough) and run the same command again",
-            ) from error
-        raise ArtifactError(
-            f"can't write {where}: {error.strerror or error}",
-            f"Check who owns {splits.path} and may write there",
-        ) from error
+def _disk_trouble_in_one_line(splits: SplitsDir) -> AbstractContextManager[None]:
+    """What reading raises has its own words already."""
+    return trouble_in_one_line(
+        splits.path,
+        "nothing was published",
+        lambda: "Free some space (twice the size of the raw files is enough) and run the same command again",
+    )

@@ -15,7 +15,16 @@ import torch
 
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, sha256_text, write_jsonl
+from solotune.artifacts.disk import refuse_without_room
+from solotune.artifacts.files import (
+    FileRecord,
+    atomic_folder,
+    record_files,
+    remove_staged,
+    sha256_text,
+    write_json,
+    write_jsonl,
+)
 from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, OverflowRow, RunDir, RunManifest, SplitFacts
@@ -24,11 +33,12 @@ from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig, Split
 from solotune.console import Progress, duration, safe, say, stage, warn
 from solotune.dataset.stored import read_rows
-from solotune.errors import ArtifactError, ConfigError, DataError, Interrupted
+from solotune.errors import ArtifactError, ConfigError, DataError, Interrupted, ModelError
 from solotune.modeling import determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.callbacks import MetricsLog, StopOnSignal
 from solotune.modeling.chat import ChatEncoder, Encoded
+from solotune.modeling.guard import NotFinite
 from solotune.modeling.length_policy import kept_tokens
 from solotune.modeling.lora import add_tokenizer, save_adapter
 from solotune.modeling.token_cache import tokenised
@@ -213,18 +223,21 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
     model = load_base_model(inputs.base, config)
     say(f"{config.model.name_or_path} loaded in {duration(time.monotonic() - start)}")
     trainer = AdapterTrainer(model, inputs.base, config, run_dir, inputs.train, inputs.val, inputs.encoder.pad_id)
+    _refuse_without_room(config, run_dir, trainer)
     resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.checkpoints.drop_after(resumed_at)
     log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
     trainer.add_callback(log)
     try:
-        with StopOnSignal() as stop:
+        with StopOnSignal(f"what was saved is whole: `invoke train --resume {run_dir.run_id}`") as stop:
             trainer.add_callback(stop)
             if resumed_at < steps:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             elif checkpoint:
                 # Everything was trained; upstream would look at the limit after one step more.
                 trainer.take_up(checkpoint)
+    except NotFinite as stopped:
+        raise _not_finite(stopped, config, run_dir) from stopped
     finally:
         log.close()
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
@@ -234,6 +247,34 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
             128 + stop.received,
         )
     _finish(config, run_dir, manifest, inputs, trainer, log)
+
+
+def _refuse_without_room(config: RunConfig, run_dir: RunDir, trainer: AdapterTrainer) -> None:
+    # One more than are kept: the oldest goes when the newest is whole.
+    coming = max(1, config.training.save_total_limit + 1 - len(trainer.checkpoints.steps()))
+    refuse_without_room(
+        run_dir.path,
+        coming * trainer.checkpoint_bytes + trainer.adapter_bytes,
+        f"{coming} checkpoints and the adapter",
+        f"Free some space, then `invoke train --resume {run_dir.run_id}`",
+    )
+
+
+def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir) -> ModelError:
+    """The error for a step whose loss or gradient isn't a number; its rows are listed in the run's folder."""
+    wanted = set(stopped.rows)
+    rows = read_rows(SplitsDir(Path(config.dataset.splits_dir)).split("train"))
+    ids = [row.id for number, row in enumerate(rows) if number in wanted]
+    figures = {"step": stopped.step, "loss": str(stopped.loss), "grad_norm": str(stopped.grad_norm), "rows": ids}
+    write_json(run_dir.not_finite, figures)
+    saved = Checkpoints(run_dir.checkpoints).steps()
+    return ModelError(
+        f"step {stopped.step}: the loss is {stopped.loss}, the gradient's norm {stopped.grad_norm}; in it were "
+        f"{len(ids)} rows: {_some(ids)} (all in {run_dir.not_finite}). "
+        + (f"The checkpoint of step {saved[-1]} is from before" if saved else "No checkpoint was saved before"),
+        "Look at those rows with `invoke prepare --config CONFIG --show ID`, or start a new run with a lower "
+        "training.learning_rate; the same run would come to the same step",
+    )
 
 
 def _finish(
