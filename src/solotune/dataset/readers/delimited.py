@@ -21,6 +21,7 @@ from solotune.dataset.readers.source import (
     KEPT_OF_LONG_LINE,
     MAX_LINE_BYTES,
     RawRecord,
+    TableRow,
     open_bytes,
     too_long,
 )
@@ -70,7 +71,7 @@ def _read(path: Path, name: str, delimiter: str) -> Iterator[RawRecord]:
             if problem:
                 yield RawRecord(name, line, offset, raw, problem=problem)
             else:
-                yield RawRecord(name, line, offset, raw, dict(zip(header, cells, strict=True)))
+                yield RawRecord(name, line, offset, raw, TableRow(zip(header, cells, strict=True)))
     if header is None:
         raise DataError(f"{name} is empty", "Its first line names the columns")
 

@@ -34,6 +34,10 @@ _UNPACKERS: dict[str, Callable[[Path], io.RawIOBase]] = {
 PACKED = tuple(_UNPACKERS)
 
 
+class TableRow(dict[str, Any]):
+    """The value of a record whose keys are the columns of a table: there, an empty text may say "none"."""
+
+
 class RawRecord(msgspec.Struct, frozen=True):
     """One record of a raw file, before anyone has asked whether it is a row."""
 
