@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from solotune.dataset.readers.source import TableRow
 from solotune.dataset.reasons import RowProblem
 
 Record = Mapping[str, Any]
@@ -59,6 +60,8 @@ def row(record: Record, columns: Columns, messages: list[dict[str, Any]]) -> dic
 def _meta(record: Record, columns: Columns) -> dict[str, Any]:
     column = columns.get("meta", "meta")
     given = record.get(column)
+    if given == "" and isinstance(record, TableRow):
+        given = None
     if given is not None and not isinstance(given, dict):
         raise _wrong_type("an object", given, column)
     meta = {k: v for k, v in (given or {}).items() if v is not None}
@@ -67,7 +70,7 @@ def _meta(record: Record, columns: Columns) -> dict[str, Any]:
             meta[field] = found
     tags = record.get(columns.get("tags", "tags"))
     if isinstance(tags, str):
-        tags = [tag.strip() for tag in tags.split(",") if tag.strip()]
+        tags = [tag.strip() for tag in tags.split(",") if tag.strip()] or None
     if tags is not None:
         meta["tags"] = tags
     return meta
