@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from solotune.config.schema import DatasetConfig
 from solotune.dataset.contract import Checked, Row, checked_line, checked_lines
 from solotune.dataset.formats import FORMATS, Parser
-from solotune.dataset.readers.source import RawRecord
+from solotune.dataset.readers.source import RawRecord, TableRow
 from solotune.dataset.reasons import RowProblem
 from solotune.errors import DataError
 
@@ -137,6 +137,23 @@ def test_empty_cells_are_absent(format_name: str) -> None:
     flat = {"id": "", "source": "", "tags": "", "split": ""}
     row = convert(format_name, {**BY_FORMAT[format_name], **flat})
     assert row == convert(format_name, BY_FORMAT[format_name])
+
+
+@pytest.mark.parametrize("format_name", [f for f in FORMATS if f != "messages"])
+def test_an_empty_meta_is_none_in_a_table_only(format_name: str) -> None:
+    record = {**BY_FORMAT[format_name], "meta": "", "source": "m"}
+    row = parser(format_name).parse(RawRecord("f", 1, 0, b"", TableRow(record))).row
+    assert (row.meta.source, row.meta.tags) == ("m", ())
+    for value in (record, TableRow(record, meta="m")):
+        with pytest.raises(RowProblem, match=r"\$\.meta: expected an object, got a string"):
+            parser(format_name).parse(RawRecord("f", 1, 0, b"", value))
+
+
+@pytest.mark.parametrize("tags", ["", " , "])
+def test_empty_tags_leave_those_of_meta(tags: str) -> None:
+    for format_name in (f for f in FORMATS if f != "messages"):
+        row = convert(format_name, {**BY_FORMAT[format_name], "meta": {"tags": ["t"]}, "tags": tags})
+        assert row.meta.tags == ("t",)
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

@@ -4,8 +4,10 @@ import csv
 import gzip
 import json
 import os
+import re
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solotune.dataset.readers import READERS, find_files, jsonl, read_file, source
+from solotune.dataset.readers import READERS, delimited, find_files, jsonl, parquet, read_file, source
 from solotune.dataset.readers.raw_files import RawFiles
-from solotune.dataset.readers.source import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, RawRecord
+from solotune.dataset.readers.source import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, RawRecord, TableRow
 from solotune.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -134,13 +136,17 @@ def test_an_array_is_cut_into_its_elements() -> None:
         (b"[1}", None),
         (b"[1] [2]", None),
         (b'[{"a": "x', None),
+        (b'[{"a": "x}, {"a": 1}]', None),
+        (b'[{"a": [}, {"a": 1}]', None),
         (b'["' + b'\\"' * 50_000, None),
         (b"", None),
         (b'{"rows": []}', None),
         (b'{"a": 1}\n{"a": 2}\n', None),
     ],
 )
-def test_a_broken_element_costs_one_row_and_a_broken_array_the_file(content: bytes, raws: list[bytes] | None) -> None:
+def test_an_element_costs_one_row_if_it_is_closed_and_otherwise_the_file(
+    content: bytes, raws: list[bytes] | None
+) -> None:
     if raws is None:
         with pytest.raises(DataError, match=r"^a\.json "):
             records("a.json", content)
@@ -195,16 +201,80 @@ def test_tsv_is_the_same_with_tabs() -> None:
 
 
 def test_a_broken_csv_record_costs_one_row() -> None:
-    found = records("a.csv", b'q,a\n1\n1,2,3\n"a"b,2\n\xff,2\nx\ry,2\n5,6\n')
+    found = records("a.csv", b'q,a\n1\n1,2,3\n"a"b"c",2\n\xff,2\nx\ry,2\n5" pipe,2\n"x",5"\n5,6\n')
     assert [(r.line, r.problem and r.problem.code) for r in found] == [
-        (2, "invalid_csv"),
-        (3, "invalid_csv"),
-        (4, "invalid_csv"),
+        *((line, "invalid_csv") for line in (2, 3, 4)),
         (5, "invalid_utf8"),
-        (6, "invalid_csv"),
-        (7, None),
+        *((line, "invalid_csv") for line in (6, 7, 8)),
+        (9, None),
     ]
-    assert [r.raw for r in found][:4] == [b"1", b"1,2,3", b'"a"b,2', b"\xff,2"]
+    assert [r.raw for r in found][:4] == [b"1", b"1,2,3", b'"a"b"c",2', b"\xff,2"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (b'"He said "hi" to\nme, and left","ok"', "a quote inside a quoted cell isn't doubled"),
+        (b'"He said "hi", to\nx,y\nme, and left","ok"', "a quote inside a quoted cell isn't doubled"),
+        (b'"From 5\' to 6" tall\nx,y\nor 7" tall","ok"', "a quote inside a quoted cell isn't doubled"),
+        (b'"He said \\"hi\\" to\nx,y\nme","ok"', "a quote inside a quoted cell isn't doubled"),
+        (b'ok, "two\nx,y\nlines"', "white space before an opening quote"),
+        (b'"two\nx,y\nlines" ,ok', "white space after a closing quote"),
+        (b'say "hi" now,ok', "a quote in a cell that isn't quoted"),
+        (b'say "hi,"two\nx,y\nlines"', "a quote in a cell that isn't quoted"),
+        (b'a\r"b\nx,y\nz","ok"', "new-line character seen"),
+        (b'"two\nx,y\n\xff","ok"', "byte 0xff at position 0"),
+        (BOM + b'"two\nx,y\nlines",ok', "U\\+FEFF"),
+    ],
+)
+def test_no_line_of_a_broken_csv_record_becomes_a_row(broken: bytes, message: str) -> None:
+    for before, line_break in ((b"1,2", b"\n"), (b'"1\n1","2"', b"\r\n")):
+        lines = [b"q,a", before, broken.replace(b"\n", line_break), b'"5","6"', b"7,8"]
+        found = records("a.csv", line_break.join(lines) + line_break)
+        assert [r.value["a"] for r in found if not r.problem] == ["2", "6", "8"]
+        (left_out,) = [r for r in found if r.problem]
+        assert left_out.raw.removesuffix(b"\r") == lines[2]
+        assert re.search(message, str(left_out.problem))
+
+
+speech = st.lists(st.sampled_from(["x", "y,", "x,y", "\n", ",", '""']), max_size=6).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(speech, speech), max_size=4), st.tuples(speech, speech, speech), st.integers(0, 4))
+def test_speech_whose_quotes_are_not_doubled_adds_no_row(
+    rows: list[tuple[str, str]], broken: tuple[str, str, str], at: int
+) -> None:
+    """However the line breaks fall: what is kept are rows that were written."""
+    before, said, after = broken
+    written = [f'"{q}","{a}"' for q, a in rows]
+    bad = f'"{before} "said{said}" {after}","z"'
+    lines = ["q,a", *written[:at], bad, *written[at:], ""]
+    try:
+        found = records("p.csv", "\n".join(lines).encode())
+    except DataError as error:
+        assert "isn't doubled" in str(error)  # noqa: PT017 - either way out is a right one
+        return
+    assert {r.raw.decode() for r in found if not r.problem} <= set(written)
+    assert any(bad in r.raw.decode() for r in found if r.problem)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from('"a ,\t\n\r\\'), max_size=24), st.sampled_from(["p.csv", "p.tsv"]))
+def test_every_byte_of_a_delimited_file_is_in_one_record(text: str, name: str) -> None:
+    data = ("q,a\n" if name == "p.csv" else "q\ta\n").encode() + text.encode()
+    try:
+        found = records(name, data)
+    except DataError:
+        return
+    at = 4
+    for r in found:
+        assert (r.offset, data[at : at + len(r.raw)]) == (at, r.raw)
+        assert r.line == 1 + data.count(b"\n", 0, at)
+        at += len(r.raw)
+        assert data[at : at + 1] in (b"\n", b"")
+        at += 1
+    assert at >= len(data)
 
 
 def test_a_byte_order_mark_inside_a_csv_file_costs_one_row() -> None:
@@ -217,9 +287,47 @@ def test_a_byte_order_mark_inside_a_csv_file_costs_one_row() -> None:
     ]
 
 
-def test_an_over_long_csv_line_costs_one_row() -> None:
-    found = records("a.csv", b"q,a\n" + b"x" * (MAX_LINE_BYTES + 9) + b",2\n5,6\n")
-    assert [(r.line, r.problem and r.problem.code) for r in found] == [(2, "line_too_long"), (3, None)]
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"x" * (MAX_LINE_BYTES + 9) + b",2",
+        b'"' + b"x" * 9 * 2**20 + b'\nx,y\n""x,y","z"',
+        b'"' + (b"x" * 2**20 + b"\n") * 9 + b'x",2',
+        b'"a","' + b'""' * 5 * 2**20 + b'\nx,y\n"',
+        b'"' + (b"\r" * 63 + b"\n") * (MAX_LINE_BYTES // 64 + 9) + b'",2',
+        b'x"' + b"," * (MAX_LINE_BYTES + 9),
+    ],
+)
+def test_an_over_long_csv_record_costs_one_row_with_all_of_its_lines(record: bytes) -> None:
+    tracemalloc.start()
+    try:
+        found = records("a.csv", b"q,a\n1,2\n" + record + b"\n5,6\n")
+        assert tracemalloc.get_traced_memory()[1] < 5 * MAX_LINE_BYTES
+    finally:
+        tracemalloc.stop()
+    assert [(r.line, r.problem and r.problem.code) for r in found] == [
+        (2, None),
+        (3, "line_too_long"),
+        (4 + record.count(b"\n"), None),
+    ]
+    assert (found[1].raw, found[2].offset) == (record[:KEPT_OF_LONG_LINE], 8 + len(record) + 1)
+    assert f"record: {len(record) + 1:,} bytes" in str(found[1].problem)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from('"a ,\n\r'), max_size=30))
+def test_the_pieces_in_which_an_over_long_record_is_read_change_nothing(text: str) -> None:
+    def read_in_pieces_of(size: int) -> list[tuple] | str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(delimited, "MAX_LINE_BYTES", 8)
+            patch.setattr(delimited, "KEPT_OF_LONG_LINE", 4)
+            patch.setattr(delimited, "CHUNK_BYTES", size)
+            try:
+                return places(records("p.csv", b"q,a\n" + text.encode()))
+            except DataError as error:
+                return str(error)
+
+    assert read_in_pieces_of(1) == read_in_pieces_of(2) == read_in_pieces_of(5) == read_in_pieces_of(99)
 
 
 @pytest.mark.parametrize(
@@ -231,12 +339,35 @@ def test_an_over_long_csv_line_costs_one_row() -> None:
         (b"q,\n1,2\n", "column without a name"),
         (b"q,\xff\n1,2\n", "the header can't be read"),
         (b'q,a\n1,2\n"open,2\n3,4\n', "a.csv:3: a quote that opens"),
-        (b'q,a\n"' + (b"x" * 2**20 + b"\n") * 9 + b'",2\n', "a.csv:2: a quote that opens"),
+        (b'q,a\n1,2\n"a"b,2\n3,4\n5,6', r"a\.csv:3: .*isn't doubled\), and where it ends .* the file ends"),
+        (b'q,a\n"a"b,2\n' + b"3,4\n" * 2**21 + b'"', r"a\.csv:2: .*isn't doubled\), and where it ends .* 8 MiB"),
+        (b'"q,a\n1,2\n', "a.csv:1: a quote that opens"),
+        (b",".join(b"%d" % i for i in range(100_000)) + b",7\n", "has the column '7' twice"),
     ],
 )
 def test_a_csv_file_that_cannot_be_told_apart_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         records("a.csv", content)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("a.csv", b"prompt;completion", "'prompt;completion'; in a .csv file commas divide .* not semicolons.*sep=';'"),
+        ("a.csv", b'"prompt";"completion";"id"', "commas divide the columns, not semicolons"),
+        ("a.csv", BOM + b"prompt|completion\r", "'prompt|completion'; .*not bars"),
+        ("a.csv", b"prompt\tcompletion", r"not tabs\. .*name it \.tsv"),
+        ("a.tsv", b"prompt,completion", r"in a \.tsv file tabs divide .*, not commas\. .*name it \.csv"),
+        ("a.csv", b'"prompt,completion"', "Take away the quotes"),
+    ],
+)
+def test_a_header_with_another_separator_is_refused(name: str, header: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        records(name, header + b"\nx;y\n")
+
+
+def test_a_single_column_is_a_header() -> None:
+    assert [r.value for r in records("a.csv", b"text\na;b\n")] == [{"text": "a;b"}]
 
 
 @settings(max_examples=60, deadline=None)
@@ -270,6 +401,178 @@ def test_parquet_rows_are_values_with_nulls_left_out() -> None:
 def test_parquet_is_read_a_batch_at_a_time() -> None:
     pa.parquet.write_table(pa.table({"n": list(range(3000))}), "a.parquet", row_group_size=700)
     assert [r.value["n"] for r in read_file(Path("a.parquet"), "a")] == list(range(3000))
+
+
+def write_parquet(name: str, **columns: Any) -> None:
+    """Without the types of Arrow, as other writers do."""
+    pa.parquet.write_table(pa.table(columns), name, compression="zstd", store_schema=False)
+
+
+def repeated(text: str, times: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), [text])
+
+
+def in_one_list(values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+@contextmanager
+def memory_below(size: int) -> Iterator[None]:
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        yield
+        assert pool.max_memory() + tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+
+
+def test_an_over_long_parquet_row_costs_one_row_and_little_memory() -> None:
+    write_parquet("a.parquet", n=list(range(20)), p=repeated("x" * 12 * 2**20, 20))
+    with memory_below(100 * 2**20):
+        found = list(read_file(Path("a.parquet"), "a"))
+    assert [(r.line, r.problem and r.problem.code) for r in found] == [(i, "line_too_long") for i in range(1, 21)]
+    assert found[7].raw == b'{"n":7,"p":"' + b"x" * (KEPT_OF_LONG_LINE - 12)
+    assert "row: 12,58" in str(found[7].problem)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        repeated("x" * 12 * 2**20, 60),
+        in_one_list(repeated("x" * 12 * 2**20, 60)),
+        in_one_list(pa.StructArray.from_arrays([repeated("x" * 12 * 2**20, 60), pa.array(range(60))], ["p", "n"])),
+        in_one_list(pa.repeat(7, 40 * 2**20)),
+        pa.repeat(b"x" * 2**20, 300).cast(pa.binary(2**20)),
+    ],
+    ids=["text", "list", "list of structs", "long list", "fixed size"],
+)
+def test_a_parquet_bomb_is_refused_before_it_fills_the_memory(column: pa.Array) -> None:
+    write_parquet("a.parquet", p=column)
+    assert Path("a.parquet").stat().st_size < 10_000
+    with (
+        memory_below(100 * 2**20),
+        pytest.raises(DataError, match=r"a\.parquet unpacks to more than 268,435,456 bytes"),
+    ):
+        list(read_file(Path("a.parquet"), "a"))
+
+
+def test_a_parquet_row_of_many_repeated_texts_is_too_long() -> None:
+    lists = pa.ListArray.from_arrays(pa.array([0, 0, 2, 152, 153], pa.int32()), repeated("é" * 2**19, 153))
+    write_parquet("a.parquet", p=lists, n=["a", "b", "c", "d"])
+    with memory_below(100 * 2**20):
+        found = list(read_file(Path("a.parquet"), "a"))
+    assert [r.problem and r.problem.code for r in found] == [None, None, "line_too_long", None]
+    assert [len(r.value["p"]) for r in found if not r.problem] == [0, 2, 1]
+    assert found[2].raw.startswith(b'{"p":["\xc3\xa9')
+    assert len(found[2].raw) <= KEPT_OF_LONG_LINE
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(json_values, st.lists(st.text(st.sampled_from("aé\n"), max_size=9), max_size=4)), max_size=9),
+    st.sampled_from([1, 40, 1000]),
+    st.booleans(),
+)
+def test_rows_are_the_same_however_parquet_is_read(rows: list, small: int, use_dictionary: bool) -> None:
+    """Limits that play that all values are long and all groups large."""
+    messages = [[{"role": "r", "content": {"text": text}} for text in texts] for _, texts in rows]
+    table = pa.table({"a": [json.dumps(value) for value, _ in rows], "messages": messages, "t": [t for _, t in rows]})
+    pa.parquet.write_table(table, "p.parquet", row_group_size=4, use_dictionary=use_dictionary)
+    wanted = table.to_pylist()
+    for limit in ("_HARMLESS_BYTES", "_REPEATED_BYTES", "_SMALL_GROUP_BYTES", "_BATCH_BYTES", "MAX_LINE_BYTES"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parquet, "_HARMLESS_BYTES", 0)
+            patch.setattr(parquet, limit, small)
+            found = list(read_file(Path("p.parquet"), "p"))
+        assert [r.line for r in found] == list(range(1, len(rows) + 1))
+        kept = [r for r in found if not r.problem]
+        assert all(r.value == wanted[r.line - 1] == json.loads(r.raw) for r in kept)
+        assert len(kept) == len(rows) or limit == "MAX_LINE_BYTES"
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        (pa.array([1]), "a"),
+        (pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"]), r"b\.x"),
+        (in_one_list(pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "x"])), r"b\.x"),
+    ],
+)
+def test_a_parquet_column_that_stands_twice_is_named(column: pa.Array, name: str) -> None:
+    table = pa.Table.from_arrays([pa.array([1]), column], names=["a", "a" if name == "a" else "b"])
+    pa.parquet.write_table(table, "a.parquet")
+    with pytest.raises(DataError, match=rf"a\.parquet has the column '{name}' twice"):
+        list(read_file(Path("a.parquet"), "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("column", "code", "message", "raw"),
+    [
+        (
+            pa.array([b"a", b"b\xff", b"c"]).view(pa.string()),
+            "invalid_utf8",
+            r"\$\.x: byte 0xff at position 1",
+            {"q": "2", "x": "Yv8="},
+        ),
+        (
+            pa.array([1, 10**8, 2], pa.int32()).view(pa.date32()),
+            "wrong_type",
+            r"\$\.x: a value of type date32\[day\] that can't be read \(date value out of range\)",
+            {"q": "2", "x": "<value out of range: 100000000>"},
+        ),
+        (
+            pa.StructArray.from_arrays([pa.array([1, 2**62, 2]).view(pa.timestamp("us"))], ["t"]),
+            "wrong_type",
+            r"\$\.x: a value of type struct<t: timestamp\[us\]>",
+            {"q": "2", "x": {"t": "<value out of range: 4611686018427387904>"}},
+        ),
+        (
+            pa.ListArray.from_arrays([0, 1, 3, 3], pa.array([b"a", b"\xff", b"c"]).view(pa.string())),
+            "invalid_utf8",
+            r"\$\.x: byte 0xff",
+            {"q": "2", "x": ["/w==", "c"]},
+        ),
+    ],
+)
+def test_a_parquet_value_that_cannot_be_read_costs_its_row(
+    column: pa.Array, code: str, message: str, raw: dict[str, Any]
+) -> None:
+    pa.parquet.write_table(pa.table({"q": ["1", "2", "3"], "x": column}), "a.parquet")
+    found = list(read_file(Path("a.parquet"), "a"))
+    assert [(r.line, r.problem and r.problem.code) for r in found] == [(1, None), (2, code), (3, None)]
+    assert re.search(message, str(found[1].problem))
+    assert json.loads(found[1].raw) == raw
+    assert [r.value["q"] for r in (found[0], found[2])] == ["1", "3"]
+
+
+@pytest.mark.parametrize("bits", [0x01, 0x0F, 0x80])
+def test_a_damaged_byte_of_parquet_is_a_row_less_or_a_refusal(bits: int) -> None:
+    """Never another error; and some damage of the footer ends the process, if Arrow isn't asked with care."""
+    table = pa.table({"a": [[{"b": "x"}, {"b": "y"}], []]})
+    pa.parquet.write_table(table, "a.parquet", store_schema=False, compression="none")
+    whole = Path("a.parquet").read_bytes()
+    assert len(records("a.parquet", whole)) == 2
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= bits
+        try:
+            found = records("a.parquet", bytes(damaged))
+        except DataError:
+            continue
+        assert [r.line for r in found] == list(range(1, len(found) + 1))
+
+
+def test_a_parquet_map_is_read() -> None:
+    maps = pa.array([[("a", "x")], None, [("b", "y"), ("c", None)]], pa.map_(pa.string(), pa.string()))
+    pa.parquet.write_table(pa.table({"m": maps}), "a.parquet")
+    assert [r.value for r in read_file(Path("a.parquet"), "a")] == [
+        {"m": [("a", "x")]},
+        {},
+        {"m": [("b", "y"), ("c", None)]},
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet at all", b"PAR1" + b"\0" * 64 + b"PAR1"])
@@ -439,3 +742,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused() -> None:
 def test_every_reader_takes_a_path_and_a_name() -> None:
     assert set(READERS) == {".jsonl", ".json", ".csv", ".tsv", ".parquet"}
     assert READERS[".jsonl"] is jsonl.read
+
+
+def test_rows_of_tables_are_told_from_json_objects() -> None:
+    """Only in a table may an empty text say "none"."""
+    pa.parquet.write_table(pa.table({"q": [""]}), "a.parquet")
+    Path("a.csv").write_bytes(b"q,a\n,\n")
+    for name in ("a.parquet", "a.csv"):
+        assert [type(r.value) for r in read_file(Path(name), name)] == [TableRow]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solotune.dataset.duplicate_keys import step
+from solotune.dataset.readers.source import TableRow
 from solotune.dataset.reasons import KINDS, RowProblem, shortened, wrong_type
 
 Record = Mapping[str, Any]
@@ -66,6 +67,8 @@ def row(record: Record, columns: Columns, messages: list[dict[str, Any]]) -> dic
 def _meta(record: Record, columns: Columns) -> dict[str, Any]:
     column = columns.get("meta", "meta")
     given = record.get(column)
+    if given == "" and isinstance(record, TableRow):
+        given = None
     if given is not None and not isinstance(given, dict):
         raise wrong_type("dict", type(given).__name__, step("$", column))
     meta = {k: v for k, v in (given or {}).items() if v is not None}
@@ -74,7 +77,7 @@ def _meta(record: Record, columns: Columns) -> dict[str, Any]:
             meta[field] = found
     tags = record.get(columns.get("tags", "tags"))
     if isinstance(tags, str):
-        tags = tags_of(tags)
+        tags = tags_of(tags) or None
     if tags is not None:
         meta["tags"] = tags
     return meta

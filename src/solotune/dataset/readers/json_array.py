@@ -1,6 +1,8 @@
 """A JSON file that is one array of records.
 
-The array is cut into its elements without being parsed, so that a broken element costs one row, not the file.
+The array is cut into its elements without being parsed, so that a broken element costs one row, as long as its
+quotes and brackets are closed; one that isn't costs the file, since where it ends can't be told. Unlike JSON lines,
+which are streamed, such a file is held in memory, and may have 2 GiB at most (unpacked, where it is compressed).
 """
 
 from __future__ import annotations
@@ -75,7 +77,11 @@ def _elements(data: bytes, name: str) -> Iterator[tuple[int, int]]:
             if mark != b"]" or _after_spaces(data, start) < len(data):
                 raise DataError(f"{name} isn't one array: it ends at byte {start:,}", "Repair or cut what follows")
             return
-    raise DataError(f"{name} ends inside its array", "The file may have been cut: copy it again")
+    raise DataError(
+        f"{name} ends inside its array",
+        "Either the file was cut: copy it again; or an element has a quote or bracket that isn't closed: as .jsonl, "
+        "one element on each line, it would cost its row only",
+    )
 
 
 def _after_spaces(data: bytes, start: int) -> int:

@@ -24,7 +24,7 @@ MAX_UNPACKED_BYTES = 64 * 1024**3
 MAX_RATIO = 200
 """Text of rows packs to a third or a tenth; what unpacks to more than this many times its size is a bomb."""
 RATIO_COUNTS_FROM_BYTES = 256 * 1024**2
-_CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _UNPACKERS: dict[str, Callable[[Path], io.RawIOBase]] = {
@@ -32,6 +32,10 @@ _UNPACKERS: dict[str, Callable[[Path], io.RawIOBase]] = {
     ".zst": ZstdFile,
 }
 PACKED = tuple(_UNPACKERS)
+
+
+class TableRow(dict[str, Any]):
+    """The value of a record whose keys are the columns of a table: there, an empty text may say "none"."""
 
 
 class RawRecord(msgspec.Struct, frozen=True):
@@ -60,25 +64,21 @@ def open_bytes(path: Path) -> BinaryIO:
     unpack = _UNPACKERS.get(path.suffix.lower())
     if unpack:
         # GzipFile's own readline is Python; the buffered reader's is not.
-        return cast("BinaryIO", io.BufferedReader(_Bounded(path, unpack(path)), _CHUNK_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_Bounded(path, unpack(path)), CHUNK_BYTES))
     if path.stat().st_size > MAX_UNPACKED_BYTES:
         raise DataError(f"{path} has more than {MAX_UNPACKED_BYTES:,} bytes", "Divide it into several files")
-    return path.open("rb", buffering=_CHUNK_BYTES)
+    return path.open("rb", buffering=CHUNK_BYTES)
 
 
-class _Bounded(io.RawIOBase):
-    """An unpacked file, as long as it stays within what an honest one unpacks to."""
+class UnpackedLimit:
+    """Counts what a packed file unpacks to, as long as an honest one may unpack to that much."""
 
-    def __init__(self, path: Path, unpacked: io.RawIOBase) -> None:
-        self._path, self._unpacked = path, unpacked
-        self._bytes = 0
+    def __init__(self, path: Path) -> None:
+        self._path, self._bytes = path, 0
         self._most = min(MAX_UNPACKED_BYTES, max(RATIO_COUNTS_FROM_BYTES, MAX_RATIO * path.stat().st_size))
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        size = self._unpacked.readinto(buffer) or 0
+    def add(self, size: int) -> None:
+        """Raises DataError as soon as it is too much."""
         self._bytes += size
         if self._bytes > self._most:
             raise DataError(
@@ -86,6 +86,21 @@ class _Bounded(io.RawIOBase):
                 f"size (or {RATIO_COUNTS_FROM_BYTES:,} bytes, where that is more), and {MAX_UNPACKED_BYTES:,} bytes",
                 "If it is no bomb, unpack it yourself and name the unpacked file, or divide it",
             )
+
+
+class _Bounded(io.RawIOBase):
+    """An unpacked file, as long as it stays within what an honest one unpacks to."""
+
+    def __init__(self, path: Path, unpacked: io.RawIOBase) -> None:
+        self._unpacked = unpacked
+        self._limit = UnpackedLimit(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        size = self._unpacked.readinto(buffer) or 0
+        self._limit.add(size)
         return size
 
     def close(self) -> None:
@@ -103,13 +118,13 @@ def read_line(file: BinaryIO) -> tuple[bytes, int]:
     if size <= MAX_LINE_BYTES or line.endswith(b"\n"):
         return line, size
     line = line[:KEPT_OF_LONG_LINE]
-    while rest := file.readline(_CHUNK_BYTES):
+    while rest := file.readline(CHUNK_BYTES):
         size += len(rest)
         if rest.endswith(b"\n"):
             break
     return line, size
 
 
-def too_long(size: int) -> RowProblem:
+def too_long(size: int, what: str = "line") -> RowProblem:
     kept = f"the first {KEPT_OF_LONG_LINE // 1024} KiB are kept here"
-    return RowProblem("line_too_long", f"{size:,} bytes, more than {MAX_LINE_BYTES:,}; {kept}", "line")
+    return RowProblem("line_too_long", f"{size:,} bytes, more than {MAX_LINE_BYTES:,}; {kept}", what)
