@@ -113,6 +113,18 @@ def smoke(c: Context) -> None:
     _pipeline(c, "configs/smoke.yaml", [])
 
 
+@task(help={"run": "run id, a unique prefix, or latest", "steps": "of each of its trainings; 4, if not given"})
+def verify(c: Context, run: str, steps: str = "") -> None:
+    """Is a run the same made twice, and stopped and resumed? To the bit."""
+    _stage(c, _service_of_run(run), "verify", "--run", run, *(["--steps", steps] if steps else []))
+
+
+@task(help={"run": "run id, a unique prefix, or latest"})
+def reproduce(c: Context, run: str) -> None:
+    """Make a whole run again; say what differs today and whether the same came out."""
+    _stage(c, _service_of_run(run), "reproduce", "--run", run)
+
+
 @task
 def runs(c: Context) -> None:
     """List the runs and what they measured."""
@@ -336,6 +348,8 @@ namespace = Collection(
     export,
     pipeline,
     smoke,
+    verify,
+    reproduce,
     runs,
     tensorboard,
     test,

@@ -30,7 +30,7 @@ def test_a_run_remembers_libraries_machine_and_lock(tmp_path: Path) -> None:
     found = environment.describe(tmp_path)
     assert found.keys() == {
         *("git_commit", "git_diff_sha256", "source_sha256", "lock_sha256", "image", "python", "libraries"),
-        *("platform", "wsl", "cpu_count", "gpu"),
+        *("platform", "wsl", "cpu_count", "processor", "gpu"),
     }
     assert found["lock_sha256"] == hashlib.sha256(b"version = 1\n").hexdigest()
     assert found["python"] == platform.python_version()
@@ -144,3 +144,33 @@ def test_nothing_asks_the_hub_unless_told(online: bool, then: str) -> None:
     environment.prepare_process(device="cpu", online=online)
     assert os.environ["HF_HUB_OFFLINE"] == then
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_what_differs_today_is_told_by_name_and_what_changes_no_bit_is_not() -> None:
+    then = {
+        "source_sha256": "a" * 64,
+        "git_commit": "b" * 40,
+        "platform": "one",
+        "processor": "EPYC",
+        "libraries": {"torch": "2.11.0", "peft": "0.21.2"},
+        "gpu": [{"name": "RTX 4090", "driver": "580.1"}],
+        "threads": 2,
+    }
+    now = {
+        **then,
+        "source_sha256": "c" * 64,
+        "git_commit": "d" * 40,
+        "platform": "another",
+        "libraries": {"torch": "2.13.0", "peft": "0.21.2"},
+        "gpu": [{"name": "RTX 4090", "driver": "581.2"}],
+    }
+    assert environment.differences(then, then) == []
+    assert environment.differences(then, now) == [
+        "gpu.0.driver: 580.1 -> 581.2",
+        "libraries.torch: 2.11.0 -> 2.13.0",
+        "source_sha256: aaaaaaaaaaaa… -> cccccccccccc…",
+    ]
+    assert environment.differences(then, {**then, "gpu": []}) == [
+        "gpu.0.driver: 580.1 -> none",
+        "gpu.0.name: RTX 4090 -> none",
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from solotune import cli, known_errors, pipeline
+from solotune import cli, known_errors
 from solotune.known_errors import explain
 
 # As their sources quote them; the threads are in the table.
@@ -148,6 +148,9 @@ SAMPLES = {
         "OSError: [Errno 12] Cannot allocate memory",
         "MemoryError: ",
         "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you",
+    ],
+    "not-deterministic": [
+        "RuntimeError: cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_determi",
     ],
     "crash": ["Fatal Python error: Segmentation fault"],
     "disk-full": [
@@ -340,45 +343,3 @@ def test_debug_shows_the_traceback_of_a_known_error_too(workspace: Path, monkeyp
     fail_with(monkeypatch, RuntimeError("CUDA out of memory"))
     with pytest.raises(RuntimeError):
         cli.main(["runs", "--debug"])
-
-
-def ending(folder: Path, how: str) -> str:
-    """A program that stands in for Python and ends in this way."""
-    program = folder / "stage"
-    program.write_text(f"#!/bin/sh\n{how}\n")
-    program.chmod(0o755)
-    return str(program)
-
-
-@pytest.mark.parametrize(
-    ("how", "code", "said"),
-    [
-        (
-            "kill -9 $$",
-            137,
-            r"^train failed with exit code 137: the system ended .*\n`invoke train --resume RUN` goes on",
-        ),
-        ("kill -11 $$", 139, r"^train failed with exit code 139: a library crashed inside"),
-        ("exit 2", 2, r"^train failed\. `invoke train --resume RUN` goes on"),
-        ("kill -6 $$", 134, r"^train failed\. `invoke"),
-    ],
-)
-def test_a_stage_that_a_signal_ended_is_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, code: int, said: str
-) -> None:
-    monkeypatch.setattr(sys, "executable", ending(tmp_path, how))
-    with pytest.raises(pipeline.StageFailed, match=said) as caught:
-        pipeline._run_stage(["train"], "RUN")
-    assert caught.value.exit_code == code
-
-
-@pytest.mark.parametrize(("how", "code"), [("kill -15 $$", 143), ("exit 130", 130)])
-def test_a_stage_that_was_stopped_is_no_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, code: int
-) -> None:
-    from solotune.errors import Interrupted
-
-    monkeypatch.setattr(sys, "executable", ending(tmp_path, how))
-    with pytest.raises(Interrupted) as caught:
-        pipeline._run_stage(["train"], "RUN")
-    assert caught.value.exit_code == code

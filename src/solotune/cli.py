@@ -113,13 +113,15 @@ def _train(arguments: Arguments) -> None:
         raise SolotuneError("train needs --config CONFIG, or --resume RUN")
     if config is None and arguments.set:
         raise SolotuneError("--set goes with --config", "A resume continues the run's own config")
-    _offline(config.device if config else _config_of_run(arguments.resume).device)
+    runs = Path(arguments.trial or "runs")
+    _offline(config.device if config else _config_of_run(arguments.resume, runs).device)
     from solotune.stages import train
 
+    trial = train.Trial(Path(arguments.trial), arguments.until) if arguments.trial else None
     if arguments.resume:
-        train.resume(arguments.resume, config)
+        train.resume(arguments.resume, config, trial)
     elif config:
-        train.run(config, arguments.run_id)
+        train.run(config, arguments.run_id, trial)
 
 
 def _evaluate(arguments: Arguments) -> None:
@@ -138,10 +140,22 @@ def _export(arguments: Arguments) -> None:
 
 def _pipeline(arguments: Arguments) -> None:
     config = _config(arguments)
-    from solotune import pipeline
+    from solotune.chains import pipeline
 
     given = ["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))]
     pipeline.run(config, given)
+
+
+def _verify(arguments: Arguments) -> None:
+    from solotune.chains import verify
+
+    verify.run(arguments.run, arguments.steps)
+
+
+def _reproduce(arguments: Arguments) -> None:
+    from solotune.chains import reproduce
+
+    reproduce.run(arguments.run)
 
 
 def _runs(arguments: Arguments) -> None:
@@ -187,11 +201,11 @@ def _check_metrics(config: RunConfig) -> None:
         raise ConfigError(problems)
 
 
-def _config_of_run(wanted: str) -> RunConfig:
+def _config_of_run(wanted: str, runs: Path = Path("runs")) -> RunConfig:
     from solotune.artifacts.run_dir import RunDir
     from solotune.config.load import load
 
-    return load(RunDir.find(Path("runs"), wanted).config)
+    return load(RunDir.find(runs, wanted).config)
 
 
 def _offline(device: str) -> None:
@@ -233,6 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, "splits -> adapter", config="optional")
     train.add_argument("--resume", metavar="RUN", help="go on with an unfinished run")
     train.add_argument("--run-id", help=argparse.SUPPRESS)
+    train.add_argument("--trial", help=argparse.SUPPRESS)  # verify's: where, and up to which step
+    train.add_argument("--until", type=int, help=argparse.SUPPRESS)
     evaluate = add("evaluate", _evaluate, "base and adapter on held-out rows")
     _add_run(evaluate)
     evaluate.add_argument("--split", choices=("train", "val", "test"), help="instead of the config's evaluation.split")
@@ -240,6 +256,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(export)
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
     add("pipeline", _pipeline, "all of the above in order", config="required")
+    verify = add("verify", _verify, "is a run the same made twice, and stopped and resumed? To the bit")
+    _add_run(verify)
+    verify.add_argument("--steps", type=_at_least_two, default=4, metavar="NUMBER", help="of each training; 4")
+    reproduce = add("reproduce", _reproduce, "make a whole run again, and say what differs today")
+    _add_run(reproduce)
     add("runs", _runs, "list the runs and what they measured")
     board = add("tensorboard", _tensorboard, "the curves of all runs in a browser, live")
     board.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
@@ -251,6 +272,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", metavar="RUN", required=True, help="run id, a unique prefix of it, or latest")
+
+
+def _at_least_two(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 2")
+    return int(text)
 
 
 def _on_sigterm(number: int, frame: object) -> None:

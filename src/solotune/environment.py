@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -81,8 +82,52 @@ def describe(root: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "wsl": is_wsl(),
         "cpu_count": os.cpu_count(),
+        "processor": _processor(),
         "gpu": gpus(),
     }
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of two descriptions isn't the same, in words; what can't change a bit of the result is left out.
+
+    Args:
+        then: `describe` of a run, as its manifest has it.
+        now: the same of today.
+    """
+    ours, theirs = _flat(then), _flat(now)
+    keys = [key for key in ours.keys() | theirs.keys() if not key.startswith(_WITHOUT_EFFECT)]
+    return [
+        f"{key}: {_shown(ours.get(key))} -> {_shown(theirs.get(key))}"
+        for key in sorted(keys)
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+_WITHOUT_EFFECT = ("platform", "cpu_count", "image", "git_", "python")
+"""The code itself is hashed (source_sha256), and the lock; a commit says the same once more."""
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, list):
+        value = {str(i): inner for i, inner in enumerate(value)}
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}".strip(".")).items()}
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
+
+
+def _processor() -> str:
+    """The processor's name: libraries choose their kernels by it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
 
 
 def source_sha256(package: Path) -> str:

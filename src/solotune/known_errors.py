@@ -320,6 +320,12 @@ _ROWS = (
         exit_codes=(137,),
     ),
     _Row(
+        "not-deterministic",
+        (r"\S+ does not have a deterministic implementation",),
+        "an operation of this model gives other bits each time, and determinism: strict runs none such in silence",
+        "`--set determinism=seeded` runs it; the run's manifest then says that the same adapter twice isn't promised",
+    ),
+    _Row(
         "crash",
         (r"Segmentation fault",),
         "a library crashed inside; mostly driver and library don't fit, or memory is faulty",

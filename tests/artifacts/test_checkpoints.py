@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from solotune.artifacts.checkpoints import Checkpoints
+from solotune.artifacts.checkpoints import CONTENTS, SCHEMA_VERSION, Checkpoints
+from solotune.artifacts.files import write_json
+from solotune.errors import ArtifactError
+
+ORDER = "0" * 64
 
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
-    with checkpoints.saving(step) as folder:
+    with checkpoints.saving(step, ORDER) as folder:
+        for name in CONTENTS:
+            (folder / name).write_bytes(b"contents!")
         (folder / "adapter_model.safetensors").write_bytes(bytes(1000) + step.to_bytes(4))
-        (folder / "optimizer.pt").write_bytes(b"optimizer")
     return checkpoints.path(step)
 
 
@@ -33,8 +39,8 @@ def flip(path: Path) -> None:
     ("damage", "said"),
     [
         (flip, "adapter_model.safetensors was changed"),
-        (lambda p: (p / "optimizer.pt").unlink(), "optimizer.pt is missing"),
-        (lambda p: (p / "optimizer.pt").write_bytes(b"opt"), "has 3 bytes instead of 9"),
+        (lambda p: (p / "state.safetensors").unlink(), "state.safetensors is missing"),
+        (lambda p: (p / "state.safetensors").write_bytes(b"opt"), "has 3 bytes instead of 9"),
         (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda p: (p / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (
@@ -62,7 +68,7 @@ def test_a_save_that_fails_leaves_the_others_and_nothing_else(tmp_path: Path) ->
     save(checkpoints, 2)
 
     def save_on_a_full_disk() -> None:
-        with checkpoints.saving(4) as folder:
+        with checkpoints.saving(4, ORDER) as folder:
             (folder / "adapter_model.safetensors").write_bytes(b"half")
             raise OSError("the disk is full")
 
@@ -89,3 +95,47 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
     assert checkpoints.steps() == [6, 8]
     checkpoints.drop_after(6)
     assert checkpoints.steps() == [6]
+
+
+def test_a_manifest_that_forgets_a_file_is_broken(tmp_path: Path) -> None:
+    """Upstream goes on without a missing optimizer, with fresh moments."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save(checkpoints, 2)
+    path = save(checkpoints, 4)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["files"]["state.safetensors"]
+    write_json(path / "manifest.json", manifest)
+    found, set_aside = checkpoints.newest_whole()
+    assert found == checkpoints.path(2)
+    assert set_aside == ["step-000004: manifest.json lists no state.safetensors"]
+
+
+def test_a_checkpoint_of_another_solotune_stays_where_it_is(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    path = save(checkpoints, 2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    write_json(path / "manifest.json", {**manifest, "schema_version": SCHEMA_VERSION + 1})
+    with pytest.raises(ArtifactError, match=f"has schema_version {SCHEMA_VERSION + 1}"):
+        checkpoints.newest_whole()
+    assert path.is_dir()
+
+
+def test_a_deletion_that_is_cut_off_leaves_nothing_that_has_a_checkpoints_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (2, 4, 6):
+        save(checkpoints, step)
+    monkeypatch.setattr("solotune.artifacts.files.shutil.rmtree", lambda *a, **k: None)  # a kill before it began
+    checkpoints.keep_newest(2)
+    assert checkpoints.steps() == [4, 6]
+    monkeypatch.undo()
+    assert len(list(checkpoints.folder.iterdir())) == 3
+    checkpoints.newest_whole()
+    assert len(list(checkpoints.folder.iterdir())) == 2
+
+
+def test_the_order_of_the_packs_is_remembered(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save(checkpoints, 2)
+    assert checkpoints.manifest(2).order_sha256 == ORDER

@@ -242,11 +242,11 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_loses_nothing(
     adapter = sha256_file(RunDir(small_runs / A).adapter / "adapter_model.safetensors")
     saving = Checkpoints.saving
 
-    def saving_on_a_full_disk(self: Checkpoints, step: int) -> Any:
+    def saving_on_a_full_disk(self: Checkpoints, step: int, order: str) -> Any:
         if step == 4:
             free = shutil.disk_usage(small_runs).free
             (small_runs / "others").write_bytes(bytes(free - 20_000))
-        return saving(self, step)
+        return saving(self, step, order)
 
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoints, "saving", saving_on_a_full_disk)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conftest import CHATML
+from tests.tiny import CHATML
 
 from solotune.errors import ModelError
 from solotune.modeling.template import ChatTemplate, Slot

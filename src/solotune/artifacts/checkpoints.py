@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +13,22 @@ from solotune.artifacts.files import (
     FileRecord,
     atomic_folder,
     differing_files,
+    discard,
     record_files,
     remove_staged,
     write_json,
 )
 from solotune.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+STATE_TENSORS = "state.safetensors"
+"""Moments of the optimiser, and the generators of torch."""
+STATE_VALUES = "state.json"
+"""What of optimiser, learning rate and generators isn't a tensor."""
+TRAINER_STATE = "trainer_state.json"
+"""Step, epoch and loss history, as upstream writes them."""
+CONTENTS = (*ADAPTER, STATE_TENSORS, STATE_VALUES, TRAINER_STATE)
 _STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -28,10 +36,16 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
     schema_version: int
     step: int
     files: dict[str, FileRecord]
+    order_sha256: str
+    """Of the packs: which rows are in which sequence."""
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie; need not be there yet.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,17 +60,21 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     @contextmanager
-    def saving(self, step: int) -> Iterator[Path]:
+    def saving(self, step: int, order_sha256: str) -> Iterator[Path]:
         """Yields a folder to fill; it becomes the checkpoint of `step`, with a manifest of hashes, when the block ends.
 
         A folder of that name that is there already (a run that was resumed before it) is replaced.
         """
         target = self.path(step)
-        if target.exists():
-            shutil.rmtree(target)
+        discard(target)
         with atomic_folder(target) as staged:
             yield staged
-            write_json(staged / "manifest.json", CheckpointManifest(SCHEMA_VERSION, step, record_files(staged)))
+            manifest = CheckpointManifest(SCHEMA_VERSION, step, record_files(staged), order_sha256)
+            write_json(staged / "manifest.json", manifest)
+
+    def manifest(self, step: int) -> CheckpointManifest:
+        """Of a checkpoint that is whole."""
+        return msgspec.json.decode((self.path(step) / "manifest.json").read_bytes(), type=CheckpointManifest)
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint whose every byte is as written, and what was wrong with newer ones.
@@ -79,27 +97,45 @@ class Checkpoints:
         """Deletes all but the newest `count` (at least 2)."""
         assert count >= 2
         for step in self.steps()[:-count]:
-            shutil.rmtree(self.path(step))
+            discard(self.path(step))
 
     def drop_after(self, step: int) -> None:
         """Deletes checkpoints of later steps: a run that goes on from `step` makes them anew."""
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self.path(later))
+                discard(self.path(later))
 
 
 def _damage(path: Path) -> list[str]:
     try:
-        manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=CheckpointManifest)
+        data = (path / "manifest.json").read_bytes()
+        _refuse_other_version(path, data)
+        manifest = msgspec.json.decode(data, type=CheckpointManifest)
     except FileNotFoundError:
         return ["manifest.json is missing"]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return [f"manifest.json is damaged ({error})"]
     if f"step-{manifest.step:06d}" != path.name:
         return [f"manifest.json is of step {manifest.step}"]
-    if not manifest.files:
-        return ["manifest.json lists no files"]
+    # A file that nobody wrote down would be missed by nobody: upstream goes on without it, and with fresh moments.
+    unlisted = [name for name in CONTENTS if name not in manifest.files]
+    if unlisted:
+        return [f"manifest.json lists no {', '.join(unlisted)}"]
     return differing_files(path, manifest.files, hashes=True)
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def _refuse_other_version(path: Path, manifest: bytes) -> None:
+    """A checkpoint of another solotune isn't broken: it stays where it is."""
+    version = msgspec.json.decode(manifest, type=_Version).schema_version
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema_version {version}, this solotune reads {SCHEMA_VERSION}",
+            "Go on with the solotune that made it (git_commit in the run's manifest.json), or start a new run",
+        )
 
 
 def _unused(path: Path) -> Path:

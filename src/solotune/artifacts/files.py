@@ -69,6 +69,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def discard(folder: Path) -> None:
+    """Deletes a folder that may not be there. It loses its name first: no half of it is ever taken for whole."""
+    going = folder.with_name(f"{_STAGED}{folder.name}.discarded.{os.getpid()}")
+    shutil.rmtree(going, ignore_errors=True)
+    try:
+        folder.rename(going)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(going, ignore_errors=True)
+
+
 def remove_staged(folder: Path) -> None:
     """Deletes what an earlier process, killed while it wrote, left in `folder`."""
     for left in folder.glob(f"{_STAGED}*"):

@@ -67,6 +67,70 @@ class OverflowRow(msgspec.Struct, frozen=True):
     trained_tokens_lost: int
 
 
+class StepFingerprint(msgspec.Struct, frozen=True):
+    """A line of fingerprints.jsonl: all that a step left, as hashes."""
+
+    step: int
+    order_sha256: str
+    """Of the numbers of the rows that were in it, in their order."""
+    loss: float
+    grad_norm: float
+    adapter: dict[str, str]
+    """Tensor -> sha256."""
+    optimizer: dict[str, str]
+    """Tensor -> sha256."""
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """The first thing in which two trainings differ."""
+
+    step: int
+    what: str
+    """`order`, `loss`, `grad_norm`, or the name of a tensor."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether two trainings are the same, to the bit."""
+
+    equal: bool
+    compared: str
+    """What of them, in words."""
+    first_difference: Difference | None = None
+    max_loss_difference: float = 0.0
+    """Nats a token, over the steps compared: the noise between two runs, where they aren't equal."""
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What `verify` found."""
+
+    at: str
+    """UTC, ISO 8601."""
+    steps: int
+    resumed_at: int
+    differs_today: list[str]
+    """What of the machine isn't as it was when the run began."""
+    rerun: Verdict
+    """Two trainings from the beginning, each in a process of its own."""
+    resume: Verdict
+    """One that was stopped and resumed beside one that wasn't."""
+    original: Verdict | None
+    """The run's own log beside one of them; None when it logged none of these steps."""
+
+
+class Reproduction(msgspec.Struct, frozen=True):
+    """What `reproduce` found, in the manifest of the new run."""
+
+    of: str
+    """Run id."""
+    differs_today: list[str]
+    training: Verdict
+    adapter_equal: bool
+    report_equal: bool | None = None
+    """Loss and metrics of evaluate; None when the first run has none."""
+    export_equal: bool | None = None
+    """The files of the merged model; None when the first run has none."""
+
+
 class RunManifest(msgspec.Struct, frozen=True):
     """What made this run. `outcome` is null until training has finished."""
 
@@ -89,8 +153,15 @@ class RunManifest(msgspec.Struct, frozen=True):
     data: dict[str, SplitFacts]
     """By split."""
     resumes: list[dict[str, Any]] = []
-    """A line for each resume: when, from which step, which checkpoints were set aside."""
+    """A line for each resume: when, from which step, which checkpoints were set aside, what differed."""
     outcome: Outcome | None = None
+    order_sha256: str = ""
+    """Of the packs: which rows are in which sequence."""
+    not_covered: list[str] = []
+    """What keeps this run from being the same to the bit if it were made again, and why; empty: nothing known."""
+    verification: Verification | None = None
+    """The last one."""
+    reproduction: Reproduction | None = None
 
 
 class MetricSummary(msgspec.Struct, frozen=True):
@@ -173,6 +244,10 @@ class RunDir:
         """Rows longer than training.max_length; only where there are some."""
         self.not_finite = path / "not_finite.json"
         """The step that stopped the run because its loss or gradient wasn't a number, and its rows."""
+        self.fingerprints = path / "fingerprints.jsonl"
+        """Hashes of what each step left; only of trainings that `verify` makes."""
+        self.verify = path / "verify"
+        """Where `verify` makes its trainings; gone when it has compared them."""
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.eval_report = path / "eval_report.json"
@@ -182,7 +257,13 @@ class RunDir:
 
     @classmethod
     def create(cls, root: Path, name: str, config_yaml: str, run_id: str | None = None) -> RunDir:
-        """Makes the folder of a new run, with its resolved config in it."""
+        """Makes the folder of a new run, with its resolved config in it.
+
+        Raises:
+            ArtifactError: it is there already, or `run_id` isn't one: it becomes a folder's name.
+        """
+        if run_id is not None and not _RUN_ID.fullmatch(run_id):
+            raise ArtifactError(f"{run_id!r} is no run id", "Leave it out, and one is made")
         run = cls(root / (run_id or new_run_id(name)))
         try:
             run.path.mkdir(parents=True)

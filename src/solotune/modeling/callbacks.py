@@ -38,6 +38,7 @@ class MetricsLog(TrainerCallback):
         self._seconds_of_step = 0.0
         self._step_start = 0.0
         self._bar: Progress | None = None
+        self._shown_step = 0
         self._recent: deque[float] = deque(maxlen=_SPIKE_STEPS)
         self._forget_after(resumed_at)
 
@@ -46,6 +47,7 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         self._bar = Progress("training", state.max_steps, "steps").__enter__()
         self._bar.advance(state.global_step)
+        self._shown_step = state.global_step
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -56,8 +58,9 @@ class MetricsLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         self._seconds_of_step += time.perf_counter() - self._step_start
-        # The last step is always logged, whatever logging_steps is: its tokens count too.
-        control.should_log = control.should_log or state.global_step >= state.max_steps
+        # The last step is always logged, whatever logging_steps is, and so is one that is saved: what isn't in the
+        # log by then is gone with the process.
+        control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
         return control
 
     def on_log(
@@ -98,7 +101,8 @@ class MetricsLog(TrainerCallback):
         self._write(line)
         self._add(line)
         if self._bar:
-            self._bar.advance(int(args.logging_steps), **shown)
+            self._bar.advance(state.global_step - self._shown_step, **shown)
+            self._shown_step = state.global_step
         self._tell_spike(state.global_step, loss)
 
     def close(self) -> None:
@@ -135,6 +139,20 @@ class MetricsLog(TrainerCallback):
                 kept.append(text + "\n")
                 self._add(line)
         write_text(self.path, "".join(kept))
+
+
+class StopAfter(TrainerCallback):
+    """Saves and stops after a step, as a signal would: for a training that is to be a part of one."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.global_step >= self._step:
+            control.should_save = control.should_training_stop = True
+        return control
 
 
 class StopOnSignal(TrainerCallback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,10 +27,20 @@ class NotFinite(Exception):
         self.step, self.loss, self.grad_norm, self.rows = step, loss, grad_norm, list(rows)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step before its optimiser step: loss in nats a token, norm of all gradients, numbers of its rows."""
+
+    loss: float
+    grad_norm: float
+    rows: list[int]
+
+
 class FiniteGuard(TrainerCallback):
     """Looks at loss and gradient norm between the backward passes and the optimiser's step."""
 
     def __init__(self, accelerator: Accelerator) -> None:
+        self._last: tuple[float, float, list[torch.Tensor]] = (0.0, 0.0, [])
         self._loss: torch.Tensor | None = None
         self._grad_norm: Any = None
         self._rows: list[torch.Tensor] = []
@@ -46,6 +57,11 @@ class FiniteGuard(TrainerCallback):
         self._loss = detached if self._loss is None else self._loss + detached
         self._rows.append(rows)
 
+    def last_step(self) -> Step:
+        """What was seen of the newest step."""
+        loss, norm, rows = self._last
+        return Step(loss, norm, torch.cat(rows).tolist())
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -53,9 +69,10 @@ class FiniteGuard(TrainerCallback):
             return
         loss = float(self._loss)  # the one wait of a step; its log would wait all the same
         norm = float(self._grad_norm) if self._grad_norm is not None else 0.0
-        rows, self._rows, self._loss = self._rows, [], None
+        self._last = (loss, norm, self._rows)
+        self._rows, self._loss = [], None
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(state.global_step + 1, loss, norm, torch.cat(rows).tolist())
+            raise NotFinite(state.global_step + 1, loss, norm, self.last_step().rows)
 
     def _keep_norms_of(self, accelerator: Accelerator) -> None:
         # Upstream tells no callback the norm (`transformers/trainer.py`, `_get_grad_norm`); each way to it goes here.

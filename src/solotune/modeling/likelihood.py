@@ -53,7 +53,15 @@ def score(
         A score for each row, in the order of `rows`.
     """
     was_training = model.training
-    model.eval()
+    try:
+        return _score(model.eval(), rows, config, on_rows)
+    finally:
+        model.train(was_training)
+
+
+def _score(
+    model: torch.nn.Module, rows: Sequence[Encoded], config: RunConfig, on_rows: Callable[[int], None]
+) -> list[RowScore]:
     lengths = [len(row.input_ids) for row in rows]
     capacity = max(config.training.max_length, max(lengths, default=0))
     scores: dict[int, RowScore] = {}
@@ -77,5 +85,4 @@ def score(
             scores[i] = RowScore(float(nll[start : start + count].sum()), count)
             start += count
         on_rows(len(numbers))
-    model.train(was_training)
     return [scores[i] for i in range(len(rows))]

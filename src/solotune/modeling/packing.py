@@ -7,6 +7,8 @@ them when it gets no attention mask and no cache (`masking_utils.find_packed_seq
 from __future__ import annotations
 
 import bisect
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from typing import Any, overload
@@ -86,6 +88,11 @@ class Sequences(Sequence[dict[str, list[int]]]):
     def __len__(self) -> int:
         return len(self._packs)
 
+    @property
+    def order_sha256(self) -> str:
+        """One hash over which rows are in which sequence, at which place."""
+        return hashlib.sha256(json.dumps([self._numbers(pack) for pack in self._packs]).encode()).hexdigest()
+
     @overload
     def __getitem__(self, index: int) -> dict[str, list[int]]: ...
     @overload
@@ -94,8 +101,10 @@ class Sequences(Sequence[dict[str, list[int]]]):
         if isinstance(index, slice):
             return Sequences(self._rows, self._packs[index])
         chosen = self._packs[index]
-        numbers = self._rows.rows[chosen].tolist() if isinstance(self._rows, TokenisedRows) else list(chosen)
-        return {**join([self._rows[i] for i in chosen]), "rows": numbers}
+        return {**join([self._rows[i] for i in chosen]), "rows": self._numbers(chosen)}
+
+    def _numbers(self, pack: Sequence[int]) -> list[int]:
+        return self._rows.rows[pack].tolist() if isinstance(self._rows, TokenisedRows) else list(pack)
 
 
 def collate(sequences: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
     TrainerState,
+    TrainingArguments,
 )
 
-from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.disk import trouble_in_one_line
+from solotune.artifacts.checkpoints import TRAINER_STATE, Checkpoints
+from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
@@ -32,6 +35,7 @@ from solotune.modeling.guard import FiniteGuard
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
 from solotune.modeling.packing import Sequences, collate, pack
 from solotune.modeling.tokenised import TokenisedRows
+from solotune.modeling.training_state import load_generators, load_optimizer_and_scheduler, save_state
 
 
 class AdapterTrainer(trl.SFTTrainer):
@@ -55,6 +59,8 @@ class AdapterTrainer(trl.SFTTrainer):
         self.run = run
         self.checkpoints = Checkpoints(run.checkpoints)
         self.val_rows = val_rows
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """Whether a signal asked for the end: an evaluation is then broken off, for the save to come in time."""
         # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
         self._counts = torch.zeros(2, dtype=torch.int64, device=model.device)
         sequences = make_sequences(train_rows, config)
@@ -72,17 +78,26 @@ class AdapterTrainer(trl.SFTTrainer):
             peft_config=peft_config(config.lora, config.model),
         )
         self.train_dataset = sequences
+        self.order_sha256 = sequences.order_sha256
         keep_float32(self.model)
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)
-        self._guard = FiniteGuard(self.accelerator)
-        self.add_callback(self._guard)
+        self.guard = FiniteGuard(self.accelerator)
+        self.add_callback(self.guard)
+        if evaluates:
+            self.add_callback(_MakeUpEvaluation(self))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The exact loss on val, in nats a token; logged as `eval_loss`."""
+        """The exact loss on val, in nats a token; logged as `eval_loss`. Empty when a signal broke it off."""
         del args, kwargs
-        with Progress("evaluating on val", len(self.val_rows), "rows") as bar:
-            scores = likelihood.score(self.model, self.val_rows, self.config, on_rows=bar.advance)
+        try:
+            with Progress("evaluating on val", len(self.val_rows), "rows") as bar:
+                scores = likelihood.score(self.model, self.val_rows, self.config, partial(self._go_on, bar))
+        except _BrokenOff:
+            control: TrainerControl = self.control  # type: ignore[has-type]
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+            return {}
         metrics = {"eval_loss": likelihood.loss(scores), "eval_tokens": float(sum(s.tokens for s in scores))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
@@ -97,8 +112,13 @@ class AdapterTrainer(trl.SFTTrainer):
             loss = _loss_on_cpu(model, inputs, kwargs.get("num_items_in_batch"))
         else:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self._guard.saw(loss[0] if isinstance(loss, tuple) else loss, rows)
+        self.guard.saw(loss[0] if isinstance(loss, tuple) else loss, rows)
         return loss
+
+    def _go_on(self, bar: Progress, rows: int) -> None:
+        if self.is_stopping():
+            raise _BrokenOff
+        bar.advance(rows)
 
     def take_counts(self) -> tuple[int, int]:
         """Tokens that went through the model since the last call, padding apart, and those that had a label."""
@@ -109,7 +129,13 @@ class AdapterTrainer(trl.SFTTrainer):
     def take_up(self, checkpoint: Path) -> None:
         """Loads a checkpoint after the last step: adapter and state, nothing to go on with."""
         self._load_from_checkpoint(str(checkpoint))
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
+
+    @property
+    def was_evaluated(self) -> bool:
+        """Whether the log has an evaluation of the step that training has come to."""
+        history = self.state.log_history
+        return any("eval_loss" in line and line["step"] == self.state.global_step for line in history)
 
     @property
     def adapter_bytes(self) -> int:
@@ -130,17 +156,41 @@ class AdapterTrainer(trl.SFTTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial
         step = self.state.global_step
-        with (
-            trouble_in_one_line(
-                self.run.path, f"step {step} isn't saved", self._how_to_go_on, needed=self.checkpoint_bytes
-            ),
-            self.checkpoints.saving(step) as folder,
-        ):
-            save_adapter(self.model, folder, self.config.model)
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_rng_state(str(folder))
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-        self.checkpoints.keep_newest(self.config.training.save_total_limit)
+        lost = f"step {step} isn't saved"
+        with trouble_in_one_line(self.run.path, lost, self._how_to_go_on, needed=self.checkpoint_bytes):
+            refuse_without_room(
+                self.run.path, self.checkpoint_bytes, f"the checkpoint of step {step}", self._how_to_go_on()
+            )
+            with self.checkpoints.saving(step, self.order_sha256) as folder:
+                save_adapter(self.model, folder, self.config.model)
+                save_state(self.optimizer, self.lr_scheduler, folder)
+                self.state.save_to_json(str(folder / TRAINER_STATE))
+            self.checkpoints.keep_newest(self.config.training.save_total_limit)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer_and_scheduler(self.optimizer, self.lr_scheduler, Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_generators(Path(checkpoint))
+
+
+class _BrokenOff(Exception):
+    """A signal came during an evaluation."""
+
+
+class _MakeUpEvaluation(TrainerCallback):
+    """Evaluates at a resume where the checkpoint was saved before its step's evaluation was done."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step and state.global_step % int(args.eval_steps) == 0 and not self._trainer.was_evaluated:
+            self._trainer.evaluate()
 
 
 def _loss_on_cpu(model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items: Any) -> torch.Tensor:

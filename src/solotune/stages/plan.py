@@ -16,7 +16,7 @@ from solotune.config.schema import RunConfig
 from solotune.console import duration, say, stage, table
 from solotune.dataset.stored import read_rows
 from solotune.errors import DataError, MachineError, SolotuneError
-from solotune.modeling import memory
+from solotune.modeling import determinism, memory
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.length_policy import kept_tokens
 from solotune.modeling.token_cache import tokenised
@@ -56,6 +56,8 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         disk = (training.save_total_limit + 1) * checkpoint + needed.adapter_parameters * 8
         say(f"adapter: {needed.adapter_parameters:,} of {needed.base_parameters:,} parameters are trained")
         say(f"disk: {disk / 2**30:.2f} GiB for {training.save_total_limit} checkpoints and two copies of the adapter")
+        for what in determinism.not_covered(config) or ["the same machine, config and data give the same adapter"]:
+            say(f"determinism: {what.removeprefix('determinism: ')}")
         _check_fit(config, shapes, needed.total, vram)
         say("next: invoke train --config CONFIG")
 

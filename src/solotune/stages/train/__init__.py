@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
 
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.disk import refuse_without_room
+from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
 from solotune.artifacts.files import (
-    FileRecord,
     atomic_folder,
+    discard,
     record_files,
     remove_staged,
     sha256_text,
@@ -26,44 +24,41 @@ from solotune.artifacts.files import (
     write_jsonl,
 )
 from solotune.artifacts.lock import held
-from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, OverflowRow, RunDir, RunManifest, SplitFacts
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load, resolved_yaml
-from solotune.config.schema import RunConfig, Split
-from solotune.console import Progress, duration, safe, say, stage, warn
+from solotune.config.schema import RunConfig
+from solotune.console import duration, say, stage, warn
 from solotune.dataset.stored import read_rows
-from solotune.errors import ArtifactError, ConfigError, DataError, Interrupted, ModelError
+from solotune.errors import ArtifactError, ConfigError, Interrupted, ModelError
 from solotune.modeling import determinism
 from solotune.modeling.base_model import load_base_model
-from solotune.modeling.callbacks import MetricsLog, StopOnSignal
-from solotune.modeling.chat import ChatEncoder, Encoded
+from solotune.modeling.callbacks import MetricsLog, StopAfter, StopOnSignal
+from solotune.modeling.fingerprint import Fingerprints
 from solotune.modeling.guard import NotFinite
-from solotune.modeling.length_policy import kept_tokens
 from solotune.modeling.lora import add_tokenizer, save_adapter
-from solotune.modeling.token_cache import tokenised
-from solotune.modeling.tokenised import TokenisedRows
 from solotune.modeling.trainer import AdapterTrainer, make_sequences, steps_in_all
+from solotune.stages.train.inputs import Inputs, read_inputs, refuse_other_inputs, some
 
 RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What training reads, proven to be whole and to fit together."""
+class Trial:
+    """A part of a run, made to be compared: `verify` asks for it. It leaves fingerprints.jsonl."""
 
-    base: ModelDir
-    base_files: dict[str, FileRecord]
-    split_files: dict[str, FileRecord]
-    encoder: ChatEncoder
-    train: TokenisedRows
-    val: Sequence[Encoded]
-    facts: dict[str, SplitFacts]
-    overflow: list[OverflowRow]
+    root: Path
+    """Where its run folder is, instead of runs/."""
+    until: int
+    """The step after which it saves and ends."""
 
 
-def run(config: RunConfig, run_id: str | None = None) -> RunDir:
+def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None) -> RunDir:
     """Trains an adapter from the beginning.
+
+    Args:
+        run_id: its id; a new one, if not given.
+        trial: train a part only, elsewhere.
 
     Raises:
         ArtifactError, DataError, ModelError: before anything is loaded or written, when the inputs don't fit.
@@ -72,31 +67,32 @@ def run(config: RunConfig, run_id: str | None = None) -> RunDir:
     with stage("train"), ExitStack() as locks:
         determinism.start(config)
         with held(Path(config.dataset.splits_dir), "train", shared=True):
-            inputs = _read_inputs(config)
-        run_dir = RunDir.create(RUNS, config.name, text := resolved_yaml(config), run_id)
+            inputs = read_inputs(config)
+        run_dir = RunDir.create(trial.root if trial else RUNS, config.name, text := resolved_yaml(config), run_id)
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         manifest = _manifest(config, run_dir, text, inputs)
         if inputs.overflow:
             write_jsonl(run_dir.overflow, inputs.overflow)
         run_dir.write_manifest(manifest)
         say(f"run {run_dir.run_id}")
-        _train(config, run_dir, manifest, inputs, checkpoint=None)
+        _train(config, run_dir, manifest, inputs, None, trial)
     return run_dir
 
 
-def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
+def resume(wanted: str, config: RunConfig | None = None, trial: Trial | None = None) -> RunDir:
     """Goes on with an unfinished run from its newest whole checkpoint.
 
     Args:
         wanted: run id, unique prefix, or `latest`.
         config: if given, it must equal the run's own.
+        trial: the run is a trial, and goes on as one.
 
     Raises:
         ConfigError: `config` differs from the run's.
         ArtifactError: the run is finished, or its inputs have changed since.
     """
     with stage("train"), ExitStack() as locks:
-        run_dir = RunDir.find(RUNS, wanted)
+        run_dir = RunDir.find(trial.root if trial else RUNS, wanted)
         locks.enter_context(held(run_dir.path, f"train --resume {run_dir.run_id}"))
         manifest = run_dir.manifest()
         own = load(run_dir.config_of(manifest))
@@ -107,93 +103,26 @@ def resume(wanted: str, config: RunConfig | None = None) -> RunDir:
                 f"run {run_dir.run_id} has finished",
                 f"Measure it with `invoke evaluate --run {run_dir.run_id}`",
             )
-        determinism.start(own)
+        determinism.start(own, manifest.environment.get("threads"))
         with held(Path(own.dataset.splits_dir), f"train --resume {run_dir.run_id}", shared=True):
-            inputs = _read_inputs(own)
-        _refuse_other_inputs(run_dir, manifest, own, inputs)
+            inputs = read_inputs(own)
+        refuse_other_inputs(run_dir, manifest, own, inputs)
+        differing = environment.differences(manifest.environment, _environment())
+        for what in differing:
+            warn(f"not as it was when the run began, so the adapter may be another than without a stop: {what}")
         checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
         for what in broken:
             warn(f"checkpoint set aside: {what}")
         step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
         say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
-        note = {"at": _utc(), "from_step": step, "set_aside": broken}
+        note = {"at": _utc(), "from_step": step, "set_aside": broken, "differed": differing}
         manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
         run_dir.write_manifest(manifest)
-        _train(own, run_dir, manifest, inputs, checkpoint)
+        _train(own, run_dir, manifest, inputs, checkpoint, trial)
     return run_dir
 
 
-def _read_inputs(config: RunConfig) -> _Inputs:
-    splits_dir = SplitsDir(Path(config.dataset.splits_dir))
-    splits = splits_dir.open(config.dataset)
-    base = ModelDir.of(config.model)
-    model = base.open(hashes=True)
-    encoder = ChatEncoder.open(base, config.model.chat_template_path)
-    train, train_facts, overflow = _encode(splits_dir, splits.rows["train"], "train", encoder, config)
-    if not train:
-        raise DataError(f"{splits_dir.split('train')} holds no row to train on", "See the table that prepare prints")
-    facts = {"train": train_facts}
-    val: Sequence[Encoded] = []
-    if config.training.eval_steps:
-        val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
-        overflow += more
-    return _Inputs(base, model.files, splits.outputs, encoder, train, val, facts, overflow)
-
-
-def _encode(
-    splits: SplitsDir, rows: int, split: Split, encoder: ChatEncoder, config: RunConfig
-) -> tuple[TokenisedRows, SplitFacts, list[OverflowRow]]:
-    path = splits.split(split)
-    with Progress(f"encoding {split}", rows, "rows") as bar:
-        encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder, bar.advance)
-    kept = kept_tokens(encoded, config)
-    overflow = list(_overflow(path, split, encoded, kept))
-    _tell_overflow(split, encoded, overflow, config)
-    fitting = encoded.keep(kept)
-    facts = SplitFacts(
-        rows=len(fitting),
-        rows_too_long=[row.id for row in overflow if row.action == "dropped"],
-        tokens=fitting.tokens_in_all,
-        trained_tokens=fitting.trained_tokens,
-        rows_truncated=[row.id for row in overflow if row.action == "truncated"],
-        tokens_lost=sum(row.tokens_lost for row in overflow),
-    )
-    return fitting, facts, overflow
-
-
-def _overflow(path: Path, split: Split, encoded: TokenisedRows, kept: dict[int, int]) -> Iterator[OverflowRow]:
-    """The ledger of the rows that are too long; only where there are some, the file is read for their ids."""
-    if not kept:
-        return
-    for index, row in enumerate(read_rows(path)):
-        if index in kept:
-            tokens, left = int(encoded.lengths[index]), kept[index]
-            lost = sum(end - max(start, left) for start, end in encoded.spans(index) if end > left)
-            action: Literal["dropped", "truncated"] = "truncated" if left else "dropped"
-            yield OverflowRow(split, index + 1, row.id, action, tokens, tokens - left, lost)
-
-
-def _tell_overflow(split: Split, encoded: TokenisedRows, overflow: Sequence[OverflowRow], config: RunConfig) -> None:
-    limit = config.training.max_length
-    if overflow and config.dataset.on_overflow == "error":
-        longest = max(row.tokens for row in overflow)
-        raise DataError(
-            f"{len(overflow)} rows of {split} are longer than training.max_length ({limit} tokens; the longest has "
-            f"{longest}): {_some([row.id for row in overflow])}",
-            f"Set training.max_length to {-(-longest // 64) * 64}, or dataset.on_overflow to drop or truncate; "
-            "nothing is cut unless you say so",
-        )
-    for action, words in (("dropped", "left out"), ("truncated", "cut")):
-        rows = [row for row in overflow if row.action == action]
-        if rows:
-            lost = sum(row.tokens_lost for row in rows)
-            warn(
-                f"{len(rows)} rows of {split} are {words}, longer than {limit} tokens: {_some([r.id for r in rows])} "
-                f"({lost:,} of {encoded.tokens_in_all:,} tokens lost; overflow.jsonl lists each)"
-            )
-
-
-def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inputs) -> RunManifest:
+def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: Inputs) -> RunManifest:
     return RunManifest(
         schema_version=SCHEMA_VERSION,
         run_id=run_dir.run_id,
@@ -205,13 +134,26 @@ def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: _Inp
         splits=inputs.split_files,
         base_model=inputs.base_files,
         base_model_dir=inputs.base.path.as_posix(),
-        environment={**environment.describe(Path()), "threads": torch.get_num_threads()},
+        environment=_environment(),
         template_sha256=inputs.encoder.template.sha256,
         data=inputs.facts,
+        order_sha256=inputs.order_sha256,
+        not_covered=determinism.not_covered(config),
     )
 
 
-def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _Inputs, checkpoint: Path | None) -> None:
+def _environment() -> dict[str, Any]:
+    return {**environment.describe(Path()), "threads": torch.get_num_threads()}
+
+
+def _train(
+    config: RunConfig,
+    run_dir: RunDir,
+    manifest: RunManifest,
+    inputs: Inputs,
+    checkpoint: Path | None,
+    trial: Trial | None,
+) -> None:
     sequences = len(make_sequences(inputs.train, config))
     steps = steps_in_all(sequences, config)
     facts = inputs.facts["train"]
@@ -226,26 +168,34 @@ def _train(config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: _I
     _refuse_without_room(config, run_dir, trainer)
     resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.checkpoints.drop_after(resumed_at)
-    log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
-    trainer.add_callback(log)
-    try:
-        with StopOnSignal(f"what was saved is whole: `invoke train --resume {run_dir.run_id}`") as stop:
-            trainer.add_callback(stop)
-            if resumed_at < steps:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            elif checkpoint:
-                # Everything was trained; upstream would look at the limit after one step more.
-                trainer.take_up(checkpoint)
-    except NotFinite as stopped:
-        raise _not_finite(stopped, config, run_dir) from stopped
-    finally:
-        log.close()
+    go_on = "`invoke verify` again" if trial else f"`invoke train --resume {run_dir.run_id}`"
+    stop = StopOnSignal(f"what was saved is whole: {go_on}")
+    trainer.is_stopping = lambda: stop.received is not None
+    trainer.add_callback(stop)
+    if trial:
+        trainer.add_callback(StopAfter(trial.until))
+        trainer.add_callback(Fingerprints(run_dir.fingerprints, trainer.guard.last_step))
+    with trouble_in_one_line(run_dir.path, "training stopped", lambda: f"See to it, then {go_on}"):
+        log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
+        trainer.add_callback(log)  # after those that decide on a save
+        try:
+            with stop:
+                if resumed_at < steps:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                elif checkpoint:
+                    # Everything was trained; upstream would look at the limit after one step more.
+                    trainer.take_up(checkpoint)
+        except NotFinite as stopped:
+            raise _not_finite(stopped, config, run_dir) from stopped
+        finally:
+            log.close()
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(
-            f"stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}; "
-            f"go on with `invoke train --resume {run_dir.run_id}`",
+            f"stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}; go on with {go_on}",
             128 + stop.received,
         )
+    if trial and trainer.state.global_step < trainer.state.max_steps:
+        return
     _finish(config, run_dir, manifest, inputs, trainer, log)
 
 
@@ -270,7 +220,7 @@ def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir) -> Model
     saved = Checkpoints(run_dir.checkpoints).steps()
     return ModelError(
         f"step {stopped.step}: the loss is {stopped.loss}, the gradient's norm {stopped.grad_norm}; in it were "
-        f"{len(ids)} rows: {_some(ids)} (all in {run_dir.not_finite}). "
+        f"{len(ids)} rows: {some(ids)} (all in {run_dir.not_finite}). "
         + (f"The checkpoint of step {saved[-1]} is from before" if saved else "No checkpoint was saved before"),
         "Look at those rows with `invoke prepare --config CONFIG --show ID`, or start a new run with a lower "
         "training.learning_rate; the same run would come to the same step",
@@ -281,14 +231,14 @@ def _finish(
     config: RunConfig,
     run_dir: RunDir,
     manifest: RunManifest,
-    inputs: _Inputs,
+    inputs: Inputs,
     trainer: AdapterTrainer,
     log: MetricsLog,
 ) -> None:
-    if trainer.val_rows and not _evaluated_last(trainer):
+    if trainer.val_rows and not trainer.was_evaluated:
         trainer.evaluate()
     remove_staged(run_dir.path)
-    shutil.rmtree(run_dir.adapter, ignore_errors=True)  # from a process that was killed before it could say so
+    discard(run_dir.adapter)  # from a process that was killed before it could say so
     with atomic_folder(run_dir.adapter) as folder:
         save_adapter(trainer.model, folder, config.model)
         add_tokenizer(folder, inputs.base, inputs.encoder)
@@ -314,11 +264,6 @@ def _finish(
     say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 
-def _evaluated_last(trainer: AdapterTrainer) -> bool:
-    history = trainer.state.log_history
-    return any("eval_loss" in line and line["step"] == trainer.state.global_step for line in history)
-
-
 def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> None:
     ours, theirs = _flat(own.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
     differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
@@ -332,30 +277,10 @@ def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> N
         )
 
 
-def _refuse_other_inputs(run_dir: RunDir, manifest: RunManifest, config: RunConfig, inputs: _Inputs) -> None:
-    changed = []
-    if manifest.splits != inputs.split_files:
-        changed.append(f"the splits in {config.dataset.splits_dir}")
-    if manifest.base_model != inputs.base_files:
-        changed.append(f"the base model in {inputs.base.path}")
-    if manifest.template_sha256 != inputs.encoder.template.sha256:
-        changed.append("the chat template")
-    if changed:
-        raise ArtifactError(
-            f"run {run_dir.run_id} can't go on: {' and '.join(changed)} changed since it began",
-            "Bring them back, or start a new run with `invoke train --config CONFIG`",
-        )
-
-
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {path: value}
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}".strip(".")).items()}
-
-
-def _some(ids: Sequence[str]) -> str:
-    shown = ", ".join(safe(i, 40) for i in ids[:5])
-    return shown + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 def _utc() -> str:

@@ -1,43 +1,20 @@
-"""All stages in order, each in a process of its own.
-
-Each stage so gets its memory back, its own environment (only fetch has a network) and a clean state of the libraries.
-"""
+"""pipeline: all stages in order."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from solotune import known_errors
 from solotune.artifacts.files import read_record
 from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
 from solotune.artifacts.splits_dir import SplitsDir
+from solotune.chains.process import run_stage
 from solotune.config.schema import RunConfig
 from solotune.console import duration, say, table
-from solotune.errors import DataError, Interrupted, SolotuneError
+from solotune.errors import DataError
 
 RUNS = Path("runs")
-
-
-class StageFailed(SolotuneError):
-    """A stage ended with an error, which it has printed."""
-
-    def __init__(self, name: str, run_id: str, exit_code: int) -> None:
-        afterwards = {
-            "train": f"`invoke train --resume {run_id}` goes on with it, once it has a checkpoint",
-            "evaluate": f"The adapter is whole; go on with `invoke evaluate --run {run_id}`",
-            "export": f"The adapter is whole and measured; go on with `invoke export --run {run_id} --merge`",
-        }
-        # What ends a stage from outside leaves it no time to say why.
-        known = known_errors.explain("", exit_code)
-        super().__init__(
-            f"{name} failed" + (f" with exit code {exit_code}: {known.cause}" if known else ""),
-            (f"{known.fix}\n" if known else "") + afterwards.get(name, "The stages before it need no repetition"),
-        )
-        self.exit_code = exit_code
 
 
 def run(config: RunConfig, arguments: Sequence[str]) -> RunDir:
@@ -57,7 +34,7 @@ def run(config: RunConfig, arguments: Sequence[str]) -> RunDir:
         ["evaluate", "--run", run_id],
         ["export", "--run", run_id, "--merge"],
     ):
-        _run_stage(command, run_id)
+        run_stage(command, _afterwards(command[0], run_id))
         if command[0] == "prepare":
             _refuse_without_held_out_rows(config)
         say()
@@ -75,22 +52,12 @@ def _refuse_without_held_out_rows(config: RunConfig) -> None:
         )
 
 
-def _run_stage(command: list[str], run_id: str) -> None:
-    # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
-    process = subprocess.Popen([sys.executable, "-P", "-m", "solotune", *command])
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            continue  # the terminal has sent it to the stage too, which says what to do
-        except Interrupted:
-            process.terminate()  # SIGTERM came to this process alone: the stage saves and stops
-    code = 128 - code if code < 0 else code  # ended by a signal: as a shell tells it
-    if code in (130, 143):
-        raise Interrupted("", code)
-    if code != 0:
-        raise StageFailed(command[0], run_id, code)
+def _afterwards(stage: str, run_id: str) -> str:
+    return {
+        "train": f"`invoke train --resume {run_id}` goes on with it, once it has a checkpoint",
+        "evaluate": f"The adapter is whole; go on with `invoke evaluate --run {run_id}`",
+        "export": f"The adapter is whole and measured; go on with `invoke export --run {run_id} --merge`",
+    }.get(stage, "The stages before it need no repetition")
 
 
 def _print_summary(run_dir: RunDir, seconds: float) -> None:

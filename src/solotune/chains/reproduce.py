@@ -1,0 +1,135 @@
+"""reproduce: the whole run once more, from its manifest; what differs today is said first, what came out last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from solotune import environment
+from solotune.artifacts.files import differing_files, read_record
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import EvalReport, ExportRecord, Reproduction, RunDir, RunManifest, Verdict, new_run_id
+from solotune.artifacts.splits_dir import SplitsDir
+from solotune.chains.compare import compare_metrics
+from solotune.chains.process import run_stage
+from solotune.config.load import load
+from solotune.config.schema import RunConfig
+from solotune.console import say, stage, table
+from solotune.errors import ArtifactError, ProofError
+
+RUNS = Path("runs")
+
+
+def run(wanted: str) -> Reproduction:
+    """Makes a finished run again, as far as it went: train, evaluate, export.
+
+    Args:
+        wanted: run id, unique prefix, or `latest`.
+
+    Raises:
+        ArtifactError: the run isn't finished, or its config, splits or base model aren't there as they were.
+        ProofError: another adapter came out, with the first step whose log differs.
+    """
+    first = RunDir.find(RUNS, wanted)
+    manifest, outcome = first.finished()
+    path = first.config_of(manifest)
+    config = load(path)
+    _refuse_other_inputs(first, manifest, config, path)
+    report, record = first.report(), _exported(first)
+    second = RunDir(RUNS / new_run_id(config.name))
+    say(f"run {first.run_id} again, as {second.run_id}")
+    on = f"go on with `invoke train --resume {second.run_id}`; then compare the two manifests"
+    run_stage(["train", "--config", str(path), "--run-id", second.run_id], f"Where it left a checkpoint, {on}")
+    if report:
+        run_stage(["evaluate", "--run", second.run_id], f"`invoke evaluate --run {second.run_id}` measures it")
+    if record:
+        merge = ["--merge"] if "merged" in record.artefacts else []
+        run_stage(["export", "--run", second.run_id, *merge], f"`invoke export --run {second.run_id}` exports it")
+    again = second.manifest()
+    training = compare_metrics(first, second)
+    assert training is not None  # a finished run logged its last step
+    assert again.outcome is not None
+    reproduction = Reproduction(
+        of=first.run_id,
+        differs_today=environment.differences(manifest.environment, again.environment),
+        training=training,
+        adapter_equal=again.outcome.adapter == outcome.adapter,
+        report_equal=_same_figures(report, second.report()) if report else None,
+        export_equal=_same_export(record, _exported(second)) if record else None,
+    )
+    second.write_manifest(msgspec.structs.replace(again, reproduction=reproduction))
+    _tell(first, second, reproduction)
+    return reproduction
+
+
+def _refuse_other_inputs(first: RunDir, manifest: RunManifest, config: RunConfig, path: Path) -> None:
+    """Data and base model are what a run is about: with others it would be another run."""
+    splits, base = SplitsDir(Path(config.dataset.splits_dir)), ModelDir.of(config.model)
+    if not splits.is_complete:
+        raise ArtifactError(
+            f"the splits of run {first.run_id} aren't in {splits.path}",
+            f"`invoke prepare --config {path}` makes them from the raw rows; then this command again",
+        )
+    changed = differing_files(splits.path, manifest.splits, hashes=True)
+    if changed:
+        raise ArtifactError(
+            f"the splits in {splits.path} aren't those of run {first.run_id}: {'; '.join(changed)}",
+            f"`invoke prepare --config {path} --replace` makes them again, where the raw rows are still the same",
+        )
+    if base.open(hashes=True).files != manifest.base_model:
+        raise ArtifactError(
+            f"the base model in {base.path} isn't the one of run {first.run_id}",
+            "Bring that one back with `invoke fetch`; its files and their hashes are in the run's manifest.json",
+        )
+
+
+def _exported(run_dir: RunDir) -> ExportRecord | None:
+    if not run_dir.export_record.exists():
+        return None
+    return read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
+
+
+def _same_figures(first: EvalReport, second: EvalReport | None) -> bool:
+    return second is not None and all(
+        getattr(first, k) == getattr(second, k) for k in ("base", "adapter", "comparison")
+    )
+
+
+def _same_export(first: ExportRecord, second: ExportRecord | None) -> bool | None:
+    """Whether the merged models have the same bytes; the adapter's card names its run, so it can't."""
+    if "merged" not in first.artefacts:
+        return None
+    return second is not None and first.artefacts["merged"].files == second.artefacts["merged"].files
+
+
+def _tell(first: RunDir, second: RunDir, found: Reproduction) -> None:
+    with stage("reproduce"):
+        for what in found.differs_today:
+            say(f"  differs today: {what}")
+        if not found.differs_today:
+            say("  machine, code and libraries are as they were")
+        answers = {
+            "log of training": found.training.equal,
+            "adapter": found.adapter_equal,
+            "figures of evaluate": found.report_equal,
+            "merged model": found.export_equal,
+        }
+        rows = [[name, "yes" if equal else "NO"] for name, equal in answers.items() if equal is not None]
+        table(["", "the same, to the bit"], rows, f"{first.run_id} and {second.run_id}")
+        say(f"in {second.manifest_path}")
+    if not found.adapter_equal:
+        raise ProofError(f"another adapter came out; {_where(found.training)}", _why(found))
+
+
+def _where(training: Verdict) -> str:
+    first = training.first_difference
+    if first is None:
+        return "the logs are the same"
+    return f"the first difference in the log is {first.what} of step {first.step}"
+
+
+def _why(found: Reproduction) -> str:
+    if found.differs_today:
+        return "The same bytes are promised on the same machine and code only; what differs is above"
+    return f"`invoke verify --run {found.of}` looks for the first step and tensor"

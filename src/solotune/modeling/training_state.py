@@ -1,0 +1,106 @@
+"""What training goes on from, beside the adapter: optimiser, learning rate, generators. Tensors and JSON, no pickle.
+
+Upstream keeps these in pickles (`transformers/trainer.py`, `_save_optimizer_and_scheduler`, `_save_rng_state`). Who can
+write a run's folder could write a program into them; a tensor file or JSON can hold none.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from solotune.artifacts.checkpoints import STATE_TENSORS, STATE_VALUES
+from solotune.errors import ArtifactError
+
+_CPU, _CUDA = "generator.cpu", "generator.cuda"
+
+
+def save_state(optimizer: Any, scheduler: Any, folder: Path) -> None:
+    """Writes the state of optimiser, learning rate and all generators to `folder`."""
+    tensors, values = optimizer_parts(optimizer.state_dict())
+    tensors[_CPU] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors[_CUDA] = torch.cuda.get_rng_state()
+    save_file(tensors, folder / STATE_TENSORS)
+    state = {
+        "optimizer": values,
+        "scheduler": scheduler.state_dict(),
+        "python": random.getstate(),
+        "numpy": _numpy_state(),
+    }
+    (folder / STATE_VALUES).write_text(json.dumps(state), encoding="utf-8")
+
+
+def load_optimizer_and_scheduler(optimizer: Any, scheduler: Any, folder: Path) -> None:
+    """Puts the state from `folder` into an optimiser and a scheduler made as those of the run.
+
+    Raises:
+        ArtifactError: it isn't the state of such an optimiser.
+    """
+    state = _values(folder)
+    try:
+        optimizer.load_state_dict(_optimizer_state(load_file(folder / STATE_TENSORS), state["optimizer"]))
+        scheduler.load_state_dict(state["scheduler"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder} doesn't hold the state of this run's optimiser ({error})",
+            "Delete that checkpoint; the run goes on from the one before",
+        ) from error
+
+
+def load_generators(folder: Path) -> None:
+    """Sets the generators of Python, NumPy and torch to their state in `folder`."""
+    state = _values(folder)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    tensors = load_file(folder / STATE_TENSORS)
+    torch.set_rng_state(tensors[_CPU])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[_CUDA])
+
+
+def optimizer_parts(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors on the CPU (`<parameter's number>.<name>`) and what else there is."""
+    tensors: dict[str, torch.Tensor] = {}
+    others: dict[str, dict[str, Any]] = {}
+    for number, entries in state_dict["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                # A copy: bitsandbytes has one table for all parameters, and safetensors refuses shared memory.
+                tensors[f"{number}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+            else:
+                others.setdefault(str(number), {})[name] = value
+    return tensors, {"param_groups": state_dict["param_groups"], "others": others}
+
+
+def _optimizer_state(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        if key not in (_CPU, _CUDA):
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = tensor
+    for number, entries in values["others"].items():
+        state.setdefault(int(number), {}).update(entries)
+    groups = [
+        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}  # JSON has no tuples
+        for group in values["param_groups"]
+    ]
+    return {"state": state, "param_groups": groups}
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / STATE_VALUES).read_text(encoding="utf-8"))
+    return values
+
+
+def _numpy_state() -> list[Any]:
+    kind, keys, *rest = np.random.get_state()  # of one generator, the global one: upstream and its users draw from it
+    return [kind, np.asarray(keys).tolist(), *rest]

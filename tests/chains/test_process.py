@@ -1,0 +1,53 @@
+"""A stage in a process of its own: how its end is told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from solotune.chains.process import StageFailed, run_stage
+from solotune.errors import Interrupted
+
+GO_ON = "`invoke train --resume RUN` goes on with it"
+
+
+def ending(folder: Path, how: str) -> str:
+    """A program that stands in for Python and ends in this way."""
+    program = folder / "stage"
+    program.write_text(f"#!/bin/sh\n{how}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        (
+            "kill -9 $$",
+            137,
+            r"^train failed with exit code 137: the system ended .*\n`invoke train --resume RUN` goes on",
+        ),
+        ("kill -11 $$", 139, r"^train failed with exit code 139: a library crashed inside"),
+        ("exit 2", 2, r"^train failed\. `invoke train --resume RUN` goes on"),
+        ("kill -6 $$", 134, r"^train failed\. `invoke"),
+    ],
+)
+def test_a_stage_that_a_signal_ended_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, code: int, said: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", ending(tmp_path, how))
+    with pytest.raises(StageFailed, match=said) as caught:
+        run_stage(["train"], GO_ON)
+    assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize(("how", "code"), [("kill -15 $$", 143), ("exit 130", 130)])
+def test_a_stage_that_was_stopped_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, code: int
+) -> None:
+    monkeypatch.setattr(sys, "executable", ending(tmp_path, how))
+    with pytest.raises(Interrupted) as caught:
+        run_stage(["train"], GO_ON)
+    assert caught.value.exit_code == code
