@@ -115,13 +115,13 @@ def smoke(c: Context) -> None:
 
 @task(help={"run": "run id, a unique prefix, or latest", "steps": "of each of its trainings; 4, if not given"})
 def verify(c: Context, run: str, steps: str = "") -> None:
-    """Is a run the same made twice, and stopped and resumed? To the bit."""
+    """Is a run the same made twice, and stopped and resumed?"""
     _stage(c, _service_of_run(run), "verify", "--run", run, *(["--steps", steps] if steps else []))
 
 
 @task(help={"run": "run id, a unique prefix, or latest"})
 def reproduce(c: Context, run: str) -> None:
-    """Make a whole run again; say what differs today and whether the same came out."""
+    """Make a whole run again; say what differs today."""
     _stage(c, _service_of_run(run), "reproduce", "--run", run)
 
 
