@@ -8,9 +8,16 @@ from solotune.artifacts.run_dir import RunDir, new_run_id, run_ids
 from solotune.errors import ArtifactError
 
 
+def begin(root: Path, run_id: str) -> RunDir:
+    run = RunDir.new(root, "x", run_id)
+    with run.beginning() as staged:
+        staged.config.write_text("config: here\n")
+    return run
+
+
 def make(root: Path, *ids: str) -> None:
     for run_id in ids:
-        RunDir.create(root, "x", "config: here\n", run_id)
+        begin(root, run_id)
 
 
 A, B, C = "20260101-000000-a-aaaaaa", "20260101-000000-a-bbbbbb", "20260202-000000-b-cccccc"
@@ -61,3 +68,29 @@ def test_a_folder_without_a_manifest_says_which_command_finishes_it(tmp_path: Pa
     make(tmp_path, A)
     with pytest.raises(ArtifactError, match=r"unfinished: manifest.json is missing.*invoke train"):
         RunDir.find(tmp_path, A).finished()
+
+
+def test_a_run_that_was_killed_while_it_began_is_no_run_and_the_next_one_clears_it_away(tmp_path: Path) -> None:
+    left = tmp_path / ".staged-20260101-000000-x-aaaaaa.77"
+    left.mkdir(parents=True)
+    (left / "config.yaml").write_text("config: he")
+    assert run_ids(tmp_path) == []
+    begin(tmp_path, "20260101-000001-x-bbbbbb")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["20260101-000001-x-bbbbbb"]
+
+
+def test_a_run_that_fails_to_begin_leaves_nothing(tmp_path: Path) -> None:
+    run = RunDir.new(tmp_path, "x", "20260101-000001-x-bbbbbb")
+
+    def begin_on_a_full_disk() -> None:
+        with run.beginning() as staged:
+            staged.config.write_text("config: he")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        begin_on_a_full_disk()
+    assert list(tmp_path.iterdir()) == []
+    with run.beginning() as staged:
+        staged.config.write_text("config: here")
+    with pytest.raises(ArtifactError, match=r"exists already\. Continue it with `invoke train --resume 2026"):
+        RunDir.new(tmp_path, "x", run.run_id)

@@ -11,9 +11,11 @@ from typing import Any
 def broken(work: Path) -> list[str]:
     """Of all splits and runs of a workspace, what says that it is whole and isn't."""
     found = []
-    for manifest in work.glob("data/splits/**/manifest.json"):
+    for manifest in [work / "data" / "splits" / "manifest.json", *work.glob("data/splits/[!.]*/manifest.json")]:
+        if not manifest.exists():
+            continue
         found += _differing(manifest.parent, _read(manifest).get("outputs", {}), manifest)
-    for run in work.glob("runs/*"):
+    for run in work.glob("runs/[!.]*"):
         found += _broken_run(run)
     return found
 

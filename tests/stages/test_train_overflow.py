@@ -13,7 +13,7 @@ from solotune.artifacts.splits_dir import SplitsDir
 from solotune.dataset.contract import Message, Row, encode
 from solotune.errors import DataError
 from solotune.modeling.chat import IGNORE, ChatEncoder
-from solotune.stages.train import _encode
+from solotune.stages.train.inputs import _encode
 
 
 def row(name: str, *contents: str) -> Row:

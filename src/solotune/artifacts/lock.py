@@ -29,18 +29,27 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def held(folder: Path, doing: str, *, shared: bool = False) -> Iterator[None]:
+def held(folder: Path, doing: str, *, shared: bool = False, wait: float = 0.0) -> Iterator[None]:
     """Holds a folder until the block ends. The kernel lets go of it when the process dies, whatever it dies of.
 
     Args:
         folder: one that isn't there isn't held.
         doing: what for, as a command; whoever comes second is told.
         shared: for reading. Others may read at the same time, and nobody writes.
+        wait: seconds, for a folder that is held for moments only.
 
     Raises:
         ArtifactError: another process holds it.
     """
-    descriptor = _locked(folder, doing, shared)
+    end = time.monotonic() + wait
+    while True:
+        try:
+            descriptor = _locked(folder, doing, shared)
+            break
+        except ArtifactError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
     try:
         yield
     finally:

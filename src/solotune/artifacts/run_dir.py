@@ -5,16 +5,29 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from solotune.artifacts.files import FileRecord, differing_files, read_record, sha256_file, write_json, write_text
+from solotune.artifacts.files import (
+    FileRecord,
+    atomic_folder,
+    differing_files,
+    read_record,
+    remove_staged,
+    sha256_file,
+    write_json,
+)
+from solotune.artifacts.lock import held
 from solotune.config.schema import Split
 from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1
+_MOMENTS = 10.0
+"""Seconds to wait for another run that begins."""
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9_-]{0,47}-[0-9a-f]{6}")
 
 
@@ -256,8 +269,8 @@ class RunDir:
         self.export_record = self.export / "export.json"
 
     @classmethod
-    def create(cls, root: Path, name: str, config_yaml: str, run_id: str | None = None) -> RunDir:
-        """Makes the folder of a new run, with its resolved config in it.
+    def new(cls, root: Path, name: str, run_id: str | None = None) -> RunDir:
+        """Paths of a run that is to begin.
 
         Raises:
             ArtifactError: it is there already, or `run_id` isn't one: it becomes a folder's name.
@@ -265,14 +278,22 @@ class RunDir:
         if run_id is not None and not _RUN_ID.fullmatch(run_id):
             raise ArtifactError(f"{run_id!r} is no run id", "Leave it out, and one is made")
         run = cls(root / (run_id or new_run_id(name)))
-        try:
-            run.path.mkdir(parents=True)
-        except FileExistsError:
-            raise ArtifactError(
-                f"{run.path} exists already", f"Continue it with `invoke train --resume {run.run_id}`"
-            ) from None
-        write_text(run.config, config_yaml)
+        if run.path.exists():
+            raise ArtifactError(f"{run.path} exists already", f"Continue it with `invoke train --resume {run.run_id}`")
         return run
+
+    @contextmanager
+    def beginning(self) -> Iterator[RunDir]:
+        """Yields the run in a folder beside, to write config and manifest in; the run is there when the block ends.
+
+        So there is no moment at which a run has no manifest, whenever its process is killed.
+        """
+        root = self.path.parent
+        root.mkdir(parents=True, exist_ok=True)
+        with held(root, f"train (run {self.run_id} begins)", wait=_MOMENTS):
+            remove_staged(root)
+            with atomic_folder(self.path) as staged:
+                yield RunDir(staged)
 
     @classmethod
     def find(cls, root: Path, wanted: str) -> RunDir:

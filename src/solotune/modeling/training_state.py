@@ -45,7 +45,10 @@ def load_optimizer_and_scheduler(optimizer: Any, scheduler: Any, folder: Path) -
     """
     state = _values(folder)
     try:
-        optimizer.load_state_dict(_optimizer_state(load_file(folder / STATE_TENSORS), state["optimizer"]))
+        # Copies: safetensors maps the file, and an optimiser keeps what it gets where the type fits. Its moments would
+        # lie in a file that is rotated away.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / STATE_TENSORS).items()}
+        optimizer.load_state_dict(_optimizer_state(tensors, state["optimizer"]))
         scheduler.load_state_dict(state["scheduler"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solotune.artifacts.files import write_json, write_jsonl
+from solotune.artifacts.files import remove_staged, write_json, write_jsonl
 from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import (
@@ -66,6 +66,7 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
         start = time.monotonic()
         run_dir = RunDir.find(RUNS, wanted)
         locks.enter_context(held(run_dir.path, command := f"evaluate --run {run_dir.run_id}"))
+        remove_staged(run_dir.path)
         manifest, outcome = run_dir.finished()
         config = load(run_dir.config_of(manifest))
         determinism.start(config)

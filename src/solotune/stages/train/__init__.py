@@ -22,6 +22,7 @@ from solotune.artifacts.files import (
     sha256_text,
     write_json,
     write_jsonl,
+    write_text,
 )
 from solotune.artifacts.lock import held
 from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
@@ -68,12 +69,14 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
         determinism.start(config)
         with held(Path(config.dataset.splits_dir), "train", shared=True):
             inputs = read_inputs(config)
-        run_dir = RunDir.create(trial.root if trial else RUNS, config.name, text := resolved_yaml(config), run_id)
+        run_dir = RunDir.new(trial.root if trial else RUNS, config.name, run_id)
+        manifest = _manifest(config, run_dir, text := resolved_yaml(config), inputs)
+        with run_dir.beginning() as staged:
+            write_text(staged.config, text)
+            if inputs.overflow:
+                write_jsonl(staged.overflow, inputs.overflow)
+            staged.write_manifest(manifest)
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
-        manifest = _manifest(config, run_dir, text, inputs)
-        if inputs.overflow:
-            write_jsonl(run_dir.overflow, inputs.overflow)
-        run_dir.write_manifest(manifest)
         say(f"run {run_dir.run_id}")
         _train(config, run_dir, manifest, inputs, None, trial)
     return run_dir
@@ -238,6 +241,7 @@ def _finish(
     if trainer.val_rows and not trainer.was_evaluated:
         trainer.evaluate()
     remove_staged(run_dir.path)
+    remove_staged(run_dir.checkpoints)
     discard(run_dir.adapter)  # from a process that was killed before it could say so
     with atomic_folder(run_dir.adapter) as folder:
         save_adapter(trainer.model, folder, config.model)
