@@ -21,7 +21,7 @@ from solotune.artifacts.files import sha256_file
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.errors import ArtifactError, Interrupted
-from solotune.modeling import likelihood
+from solotune.modeling.trainer import AdapterTrainer
 from solotune.stages import train
 
 A, B = "20260101-000000-small-aaaaaa", "20260101-000001-small-bbbbbb"
@@ -86,19 +86,25 @@ def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_adapter(
         assert resumed.finished()[1].tokens == straight.finished()[1].tokens
 
 
+def in_evaluation(monkeypatch: pytest.MonkeyPatch, *signals: signal.Signals) -> None:
+    """Sends signals to this process in the middle of each evaluation, the rehearsal's apart."""
+    score = AdapterTrainer.score
+
+    def signalled(self: AdapterTrainer, rows: Any, *on_rows: Any) -> Any:
+        for number in signals if on_rows else ():
+            os.kill(os.getpid(), number)
+        return score(self, rows, *on_rows)
+
+    monkeypatch.setattr(AdapterTrainer, "score", signalled)
+
+
 def test_a_signal_in_the_middle_of_an_evaluation_breaks_it_off_and_the_resume_makes_up_for_it(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`docker stop` gives 30 seconds, and an evaluation may take longer."""
     run("train", "--config", "small.yaml", "--run-id", A)
-    score = likelihood.score
-
-    def signalled(model: Any, rows: Any, config: Any, on_rows: Callable[[int], None]) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return score(model, rows, config, on_rows)
-
     with monkeypatch.context() as patched:
-        patched.setattr(likelihood, "score", signalled)
+        in_evaluation(patched, signal.SIGTERM)
         assert cli.main(["train", "--config", "small.yaml", "--run-id", B]) == 143
     assert "stopped and saved at step 3 of 6; go on with `invoke train --resume" in capsys.readouterr().err
     stopped, whole = RunDir(Path("runs") / B), RunDir(Path("runs") / A)
@@ -112,14 +118,7 @@ def test_a_signal_in_the_middle_of_an_evaluation_breaks_it_off_and_the_resume_ma
 def test_a_second_signal_stops_at_once_and_the_last_checkpoint_is_whole(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    score = likelihood.score
-
-    def signalled(*arguments: Any, **more: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        return score(*arguments, **more)
-
-    monkeypatch.setattr(likelihood, "score", signalled)
+    in_evaluation(monkeypatch, signal.SIGINT, signal.SIGINT)
     assert cli.main(["train", "--config", "small.yaml", "--run-id", A]) == 130
     assert f"stopped at once; what was saved is whole: `invoke train --resume {A}`" in capsys.readouterr().err
     checkpoints = Checkpoints(RunDir(Path("runs") / A).checkpoints)
@@ -389,8 +388,6 @@ def test_an_operation_without_a_deterministic_form_is_named(
     """Nothing falls back in silence: torch itself refuses, and people see what to do."""
     import torch
 
-    from solotune.modeling.trainer import AdapterTrainer
-
     loss = AdapterTrainer.compute_loss
 
     def with_such_an_operation(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -412,7 +409,7 @@ def test_a_stop_before_the_first_step_says_how_to_go_on(prepared: Path, monkeypa
         raise Interrupted("stopped", 143)
 
     with monkeypatch.context() as patched:
-        patched.setattr("solotune.stages.train.load_base_model", stopped)
+        patched.setattr("solotune.stages.train.ready.load_base_model", stopped)
         assert cli.main(["train", "--config", "small.yaml", "--run-id", A]) == 143
     run("train", "--resume", A)
     run("train", "--config", "small.yaml", "--run-id", B)

@@ -232,7 +232,7 @@ def small_runs(prepared: Path) -> Iterator[Path]:
     if made.returncode:
         pytest.skip(f"can't mount a tmpfs here: {made.stderr.decode().strip()}")
     yield runs
-    subprocess.run(["umount", runs], check=True)
+    subprocess.run(["umount", "--lazy", runs], check=True)  # a failed test leaves files open
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_loses_nothing(

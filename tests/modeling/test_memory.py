@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import Layout
+from solotune.config.schema import RunConfig
+from solotune.modeling.layout import candidates, choose, smaller
 from solotune.modeling.memory import Shapes, estimate, shapes
+
+GIB = 2**30
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,18 @@ def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     return shapes(ModelDir(folder))
 
 
+def qlora(**training: object) -> RunConfig:
+    card = training.pop("card", {})
+    dropout = training.pop("dropout", 0.0)
+    return make_config(
+        device="cuda",
+        quantization=training.pop("quantization", {}),
+        lora={"r": 16, "lora_alpha": 32, "lora_dropout": dropout},
+        training={"max_length": 2048, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8} | training,
+        card=card,
+    )
+
+
 def test_shapes_are_read_without_weights(llama_8b: Shapes) -> None:
     parameters = sum(i * o for _, i, o in llama_8b.linear) + llama_8b.other_parameters
     assert parameters == 8_030_261_248
@@ -39,27 +55,66 @@ def test_shapes_are_read_without_weights(llama_8b: Shapes) -> None:
     ("quantization", "checkpointing", "dropout", "measured"),
     [({}, True, 0.05, 7.20), (None, True, 0.05, 17.02), ({}, False, 0.05, 22.38), ({}, False, 0.0, 18.04)],
 )
-def test_the_estimate_is_near_the_measured_peak_and_never_under_it(
+def test_the_estimate_of_upstreams_way_is_near_the_measured_peak_and_never_under_it(
     llama_8b: Shapes, quantization: object, checkpointing: bool, dropout: float, measured: float
 ) -> None:
-    """torch.cuda.max_memory_allocated on one H100, benchmarks/README.md; CUDA's own memory isn't in it."""
-    config = make_config(
-        device="cuda",
-        quantization=quantization,
-        lora={"r": 16, "lora_alpha": 32, "lora_dropout": dropout},
-        training={"max_length": 2048, "activation_checkpointing": checkpointing},
-    )
-    parts = dict(estimate(llama_8b, config).parts)
-    parts.pop("CUDA itself")
-    assert 0.99 * measured <= sum(parts.values()) / 2**30 <= 1.08 * measured
+    """torch.cuda.max_memory_allocated on one H100, benchmarks/README.md."""
+    config = qlora(quantization=quantization, dropout=dropout)
+    layout = Layout(1, 8, 32 if checkpointing else 0, fixed_shape=False)
+    assert 0.99 * measured <= estimate(llama_8b, config, layout).total / GIB <= 1.08 * measured
 
 
 def test_the_adapter_is_counted_exactly(llama_8b: Shapes) -> None:
+    layout = Layout(1, 8, 0, fixed_shape=True)
     config = make_config(lora={"r": 16, "lora_alpha": 32})
-    assert estimate(llama_8b, config).adapter_parameters == 41_943_040
+    assert estimate(llama_8b, config, layout).adapter_parameters == 41_943_040
     config = make_config(lora={"r": 8, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]})
-    assert estimate(llama_8b, config).adapter_parameters == 32 * 8 * (4096 + 4096 + 4096 + 1024)
+    assert estimate(llama_8b, config, layout).adapter_parameters == 32 * 8 * (4096 + 4096 + 4096 + 1024)
 
 
-def test_no_estimate_for_cuda_on_a_cpu(tiny_model: Path) -> None:
-    assert "CUDA itself" not in estimate(shapes(ModelDir(tiny_model)), make_config()).parts
+# --- Layouts
+
+
+def test_the_layout_is_the_fastest_that_fits_and_the_effective_batch_stays(llama_8b: Shapes) -> None:
+    for vram in range(8, 81, 2):
+        layout = choose(llama_8b, qlora(), vram * GIB, fixed_shape=True)
+        assert layout is not None, vram
+        assert layout.sequences * layout.accumulation == 8
+        assert estimate(llama_8b, qlora(), layout).total <= vram * GIB
+    assert choose(llama_8b, qlora(), 22.5 * GIB, fixed_shape=True) == Layout(2, 4, 0, fixed_shape=True)
+    assert choose(llama_8b, qlora(), 80 * GIB, fixed_shape=True) == Layout(8, 1, 0, fixed_shape=True)
+    assert choose(llama_8b, qlora(), 6 * GIB, fixed_shape=True) is None
+
+
+def test_no_more_layers_are_recomputed_than_memory_demands(llama_8b: Shapes) -> None:
+    config = qlora(card={"tokens_per_micro_batch": 8192})
+    layout = choose(llama_8b, config, 22.5 * GIB, fixed_shape=True)
+    assert layout is not None
+    assert 0 < layout.recomputed < 32
+    fewer = Layout(layout.sequences, layout.accumulation, layout.recomputed - 1, fixed_shape=True)
+    assert estimate(llama_8b, config, fewer).total * 1.04 > 22.5 * GIB
+    assert {one.sequences for one in candidates(llama_8b, config, fixed_shape=True)} == {4}
+
+
+@pytest.mark.parametrize(("wanted", "recomputed"), [(True, 32), (False, 0)])
+def test_what_the_config_says_of_recomputing_is_done(llama_8b: Shapes, wanted: bool, recomputed: int) -> None:
+    layout = choose(llama_8b, qlora(activation_checkpointing=wanted), 80 * GIB, fixed_shape=True)
+    assert layout is not None
+    assert layout.recomputed == recomputed
+
+
+def test_upstreams_way_keeps_the_configs_batch_and_recomputes_all_or_nothing(llama_8b: Shapes) -> None:
+    config = qlora(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    assert choose(llama_8b, config, 40 * GIB, fixed_shape=False) == Layout(2, 4, 0, fixed_shape=False)
+    assert choose(llama_8b, config, 16 * GIB, fixed_shape=False) == Layout(2, 4, 32, fixed_shape=False)
+    assert choose(llama_8b, config, 7.8 * GIB, fixed_shape=False) == Layout(1, 8, 32, fixed_shape=False)
+
+
+def test_after_a_lack_of_memory_the_next_layout_needs_clearly_less_until_none_is_left(llama_8b: Shapes) -> None:
+    layout = choose(llama_8b, qlora(), 22.5 * GIB, fixed_shape=True)
+    needs = []
+    while layout is not None:
+        needs.append(estimate(llama_8b, qlora(), layout).total)
+        layout = smaller(llama_8b, qlora(), layout, 22.5 * GIB)
+    assert len(needs) > 3
+    assert all(after <= 0.93 * before for before, after in zip(needs, needs[1:], strict=False))

@@ -7,7 +7,7 @@ import torch
 from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_dir import Layout, RunDir
 from solotune.config.schema import RunConfig
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import IGNORE, Encoded
@@ -25,13 +25,21 @@ def rows() -> list[Encoded]:
     return made
 
 
-def trained(tiny_model: Path, folder: Path, config: RunConfig) -> AdapterTrainer:
+def trained(tiny_model: Path, folder: Path, config: RunConfig, layout: Layout | None = None) -> AdapterTrainer:
     base = ModelDir(tiny_model)
     run = RunDir(folder)
     folder.mkdir()
-    trainer = AdapterTrainer(load_base_model(base, config), base, config, run, rows(), rows()[:2], pad_id=0)
+    layout = layout or plain(config)
+    model = load_base_model(base, config)
+    trainer = AdapterTrainer(model, base, config, run, rows(), rows()[:2], pad_id=0, layout=layout)
     trainer.train()
     return trainer
+
+
+def plain(config: RunConfig) -> Layout:
+    """Upstream's way, as the config says."""
+    training = config.training
+    return Layout(training.per_device_train_batch_size, training.gradient_accumulation_steps, 0, fixed_shape=False)
 
 
 def adapter(trainer: AdapterTrainer) -> torch.Tensor:
@@ -124,3 +132,32 @@ def test_steps_are_counted_as_upstream_counts_them(
     config = make_config(training=training)
     trainer = trained(tiny_model, tmp_path / "a", config)
     assert trainer.state.max_steps == steps_in_all(len(make_sequences(rows(), config)), config)
+
+
+@pytest.mark.parametrize("quantization", [None, {}])
+@pytest.mark.parametrize(("sequences", "recomputed"), [(1, 0), (2, 0), (4, 1), (4, 2)])
+def test_packs_of_one_shape_train_what_upstreams_way_trains(
+    tiny_model: Path, tmp_path: Path, quantization: object, sequences: int, recomputed: int
+) -> None:
+    """Whatever the layout: the effective batch, the loss of every step and the adapter are the same."""
+    training = {
+        "max_length": 96,
+        "max_steps": 3,
+        "learning_rate": 0.003,
+        "warmup_steps": 0,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "eval_steps": 2,
+    }
+    config = make_config(model=FLOAT32, training=training, quantization=quantization)
+    straight = trained(tiny_model, tmp_path / "a", config)
+    layout = Layout(sequences, 4 // sequences, recomputed, fixed_shape=True)
+    packed = trained(tiny_model, tmp_path / "b", config, layout)
+    assert packed.step is not None
+    losses = [[line["loss"] for line in t.state.log_history if "loss" in line] for t in (straight, packed)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3 if quantization is not None else 2e-5)
+    evaluations = [[x["eval_loss"] for x in t.state.log_history if "eval_loss" in x] for t in (straight, packed)]
+    assert evaluations[0] == pytest.approx(evaluations[1], abs=2e-3 if quantization is not None else 2e-5)
+    # Adam's first steps turn noise of gradients near 0 into whole steps, so single weights say little.
+    cosine = torch.nn.functional.cosine_similarity(adapter(straight), adapter(packed), dim=0)
+    assert cosine > 0.995

@@ -28,7 +28,7 @@ _STAGED = ".staged-"
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Opens a binary file that appears at `path` when the block ends well, and not at all when it doesn't."""
-    staged = path.with_name(f"{_STAGED}{path.name}.{os.getpid()}")
+    staged = staged_name(path)
     try:
         with staged.open("wb") as file:
             yield file
@@ -51,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise ArtifactError(f"{path} exists already", "Nothing is overwritten: delete it or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f"{_STAGED}{path.name}.{os.getpid()}")
+    staged = staged_name(path)
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     try:
@@ -69,9 +69,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def staged_name(path: Path) -> Path:
+    """Beside `path`: where its contents wait. `remove_staged` finds what a killed process leaves there."""
+    return path.with_name(f"{_STAGED}{path.name}.{os.getpid()}")
+
+
 def discard(folder: Path) -> None:
     """Deletes a folder that may not be there. It loses its name first: no half of it is ever taken for whole."""
-    going = folder.with_name(f"{_STAGED}{folder.name}.discarded.{os.getpid()}")
+    going = staged_name(folder.with_name(f"{folder.name}.discarded"))
     shutil.rmtree(going, ignore_errors=True)
     try:
         folder.rename(going)

@@ -80,6 +80,33 @@ class OverflowRow(msgspec.Struct, frozen=True):
     trained_tokens_lost: int
 
 
+class Layout(msgspec.Struct, frozen=True):
+    """How the effective batch is cut into forward passes, and what of them is kept."""
+
+    sequences: int
+    """In one forward pass."""
+    accumulation: int
+    """Forward passes for one optimiser step."""
+    recomputed: int
+    """Layers, from the first, that keep their input only; their forward pass runs again in the backward pass."""
+    fixed_shape: bool
+    """Packs of one shape, one behind the other (`modeling/step`); else rows of a batch, padded to its longest."""
+
+
+class Rehearsal(msgspec.Struct, frozen=True):
+    """What the longest rows took before the first step: a step, an evaluation, an answer, a save."""
+
+    peak_bytes: int | None
+    """Of the GPU's memory, handed out by torch's allocator at most; None on a CPU."""
+    reserved_bytes: int | None
+    """That the allocator held for it."""
+    allowed_bytes: int | None
+    checkpoint_bytes: int
+    checkpoint_seconds: float
+    seconds: float
+    """Of all of it; compiling is the largest part."""
+
+
 class StepFingerprint(msgspec.Struct, frozen=True):
     """A line of fingerprints.jsonl: all that a step left, as hashes."""
 
@@ -172,6 +199,10 @@ class RunManifest(msgspec.Struct, frozen=True):
     """Of the packs: which rows are in which sequence."""
     not_covered: list[str] = []
     """What keeps this run from being the same to the bit if it were made again, and why; empty: nothing known."""
+    layout: Layout | None = None
+    """Chosen for the card on which the run began; None before that."""
+    rehearsal: Rehearsal | None = None
+    """Of the last start."""
     verification: Verification | None = None
     """The last one."""
     reproduction: Reproduction | None = None

@@ -145,8 +145,8 @@ class LoraConfig(Section):
     """Rank."""
     lora_alpha: Positive = 32
     """Scale: the adapter's product is multiplied by lora_alpha / r (or / sqrt(r) with use_rslora)."""
-    lora_dropout: Fraction = 0.05
-    """Dropout on the adapter's input."""
+    lora_dropout: Fraction = 0.0
+    """Dropout on the adapter's input; a tenth slower."""
     target_modules: Literal["all-linear"] | Annotated[Strings, Field(min_length=1)] = "all-linear"
     """`all-linear` (every linear layer but the output head) or a list of module names."""
     use_rslora: bool = False
@@ -202,8 +202,9 @@ class TrainingConfig(Section):
     """Gradients are clipped to this norm."""
     optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch_fused"
     """Optimiser. The adapter is small: 8-bit states save little."""
-    activation_checkpointing: bool = True
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    activation_checkpointing: bool | None = None
+    """Compute activations again in the backward pass, for less memory and up to a third more time: `true` in all
+    layers, `false` in none; null: on a GPU in as many as its memory demands, on a CPU in none."""
     logging_steps: Positive = 1
     """Steps between two lines of metrics.jsonl."""
     eval_steps: Annotated[int, Field(ge=0)] = 50
@@ -226,6 +227,16 @@ class TrainingConfig(Section):
         if value >= 1 and value != int(value):
             raise ValueError(f"{value} is neither a share of all steps (below 1) nor a whole number of steps")
         return value
+
+
+class CardConfig(Section):
+    """How a step is cut to fit the GPU. The effective batch, and so what is learned, stays what `training` says."""
+
+    vram_gib: PositiveNumber | None = None
+    """GiB of the GPU that a stage may take; null: all but 1.5, which desktop, CUDA and fragmentation need. It is
+    enforced, because WSL would go on in the PC's memory instead of failing, several times slower."""
+    tokens_per_micro_batch: Positive | None = None
+    """Tokens in one forward pass, a multiple of training.max_length; null: what is fastest on this GPU."""
 
 
 class EvaluationConfig(Section):
@@ -279,5 +290,18 @@ class RunConfig(Section):
     lora: LoraConfig = LoraConfig()
     quantization: QuantizationConfig | None = None
     training: TrainingConfig = TrainingConfig()
+    card: CardConfig = CardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def micro_batches_make_up_the_effective_batch(self) -> RunConfig:
+        tokens, training = self.card.tokens_per_micro_batch, self.training
+        sequences = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        if tokens is not None and (tokens % training.max_length or sequences % (tokens // training.max_length)):
+            fitting = [n * training.max_length for n in range(1, sequences + 1) if sequences % n == 0]
+            raise ValueError(
+                f"card.tokens_per_micro_batch: {tokens} doesn't divide the effective batch of {sequences} sequences of "
+                f"{training.max_length} tokens; these do: {', '.join(map(str, fitting))}"
+            )
+        return self

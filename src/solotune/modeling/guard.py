@@ -57,6 +57,10 @@ class FiniteGuard(TrainerCallback):
         self._loss = detached if self._loss is None else self._loss + detached
         self._rows.append(rows)
 
+    def forget(self) -> None:
+        """Drops what was seen since the last step."""
+        self._loss, self._rows = None, []
+
     def last_step(self) -> Step:
         """What was seen of the newest step."""
         loss, norm, rows = self._last

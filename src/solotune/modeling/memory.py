@@ -1,7 +1,8 @@
 """How much memory training takes, from shapes alone: no weight is loaded.
 
-An estimate. What a layer keeps for the backward pass is fitted to four measured peaks (`benchmarks/README.md`): QLoRA
-and LoRA on Llama 3.1 8B's shapes, one H100, bfloat16, packs of 2,048 tokens.
+Two ways to make a step need two accounts. On packs of one shape on a GPU (`modeling/step`) what a layer keeps for the
+backward pass is known tensor by tensor. Everywhere else upstream decides, and the account is fitted to four measured
+peaks. `benchmarks/README.md` has both beside what was measured.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import Layout
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in 4 bits, and its share of an 8-bit scale for 64 weights and of a 32-bit one for 256 scales."""
-_CUDA_CONTEXT = 600 * 2**20
 _LOGITS_TILE = 4096 * 32768
 """Values that TRL's fused output head holds at once (`trl/kernels/chunked_logprob.py`)."""
+HEAD_ROWS = 1024
+"""Rows of logits that our output head holds at once."""
+_TO_RESIDUAL = ("o_proj", "down_proj")
+"""Layers whose output is added to the residual stream, and isn't kept by itself."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Shapes:
     hidden: int
     intermediate: int
     layers: int
+    heads: int
     vocabulary: int
 
 
@@ -75,41 +81,68 @@ def shapes(model: ModelDir) -> Shapes:
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
         layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
         vocabulary=text.vocab_size,
     )
 
 
-def estimate(model: Shapes, config: RunConfig) -> Memory:
-    """Memory of one training step of `config`."""
+def estimate(model: Shapes, config: RunConfig, layout: Layout) -> Memory:
+    """Memory of one training step: what torch's allocator has handed out at its peak."""
     width = _BYTES[config.model.dtype]
     in_linear = sum(i * o for _, i, o in model.linear)
-    adapted = [layer for layer in model.linear if _is_target(layer[0], config)]
-    adapter = sum(config.lora.r * (i + o) for _, i, o in adapted)
-    tokens = config.training.per_device_train_batch_size * config.training.max_length
-    kept = 12 * model.hidden + 3.6 * model.intermediate
-    if config.lora.lora_dropout:
-        # Each adapted layer keeps its own dropped-out input, where otherwise several share one.
-        kept += sum(i for _, i, _ in adapted) / model.layers
-    a_layer = tokens * kept * width
-    if config.training.activation_checkpointing:
-        activations = model.layers * tokens * model.hidden * width + a_layer
-    else:
-        activations = model.layers * a_layer
-    mask = config.training.per_device_train_batch_size * config.training.max_length**2 * width
-    largest = max((i * o for _, i, o in model.linear), default=0)
+    adapter = sum(config.lora.r * (i + o) for _, i, o in _adapted(model, config))
     parts = {
         "base model": in_linear * (_NF4_BYTES if config.quantization else width) + model.other_parameters * width,
         "adapter and its gradient": adapter * 8.0,
         "optimiser": adapter * (2.0 if "8bit" in config.training.optim else 8.0),
-        "activations": activations,
-        "attention mask": float(mask),
-        "output head": min(_LOGITS_TILE, tokens * model.vocabulary) * 4.0,
-        "a layer, dequantised": largest * 2.0 if config.quantization else 0.0,
-        "CUDA itself": float(_CUDA_CONTEXT) if config.device == "cuda" else 0.0,
+        **(_of_packs if layout.fixed_shape else _of_batches)(model, config, layout),
     }
     return Memory({k: v for k, v in parts.items() if v}, adapter, in_linear + model.other_parameters)
 
 
-def _is_target(name: str, config: RunConfig) -> bool:
+def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, float]:
+    """A compiled layer keeps the residual stream twice and what attention and activation read; norms run again."""
+    width = _BYTES[config.model.dtype]
+    tokens = layout.sequences * config.training.max_length
+    adapted = _adapted(model, config)
+    outputs = sum(o for name, _, o in model.linear if not name.endswith(_TO_RESIDUAL)) / model.layers
+    attention = sum(i for name, i, _ in model.linear if name.endswith("o_proj")) / model.layers
+    kept = (2 * model.hidden + outputs + attention) * width
+    kept += config.lora.r * width * len(adapted) / model.layers + 4 * model.heads
+    if config.lora.lora_dropout:
+        kept += sum(i for _, i, _ in adapted) / model.layers  # a byte of each input: dropped or not
+    inputs = tokens * model.hidden * width
+    whole = model.layers - layout.recomputed
+    at_the_turn = layout.recomputed * inputs + whole * tokens * kept
+    in_a_recomputed_layer = layout.recomputed * inputs + tokens * kept
+    return {
+        "activations": max(at_the_turn, in_a_recomputed_layer),
+        "gradients on their way": tokens * (2 * model.intermediate + model.hidden) * width,
+        "output head": HEAD_ROWS * model.vocabulary * width,
+    }
+
+
+def _of_batches(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, float]:
+    """Fitted to four peaks: QLoRA and LoRA on Llama 3.1 8B's shapes, one H100, bfloat16, packs of 2,048 tokens."""
+    width = _BYTES[config.model.dtype]
+    tokens = layout.sequences * config.training.max_length
+    kept = 12 * model.hidden + 3.6 * model.intermediate
+    if config.lora.lora_dropout:
+        # Each adapted layer keeps its own dropped-out input, where otherwise several share one.
+        kept += sum(i for _, i, _ in _adapted(model, config)) / model.layers
+    a_layer = tokens * kept * width
+    inputs = layout.recomputed * tokens * model.hidden * width
+    largest = max((i * o for _, i, o in model.linear), default=0)
+    return {
+        "activations": inputs + max(model.layers - layout.recomputed, 1) * a_layer,
+        "attention mask": float(layout.sequences * config.training.max_length**2 * width),
+        "output head": min(_LOGITS_TILE, tokens * model.vocabulary) * 4.0,
+        "a layer, dequantised": largest * 2.0 if config.quantization else 0.0,
+    }
+
+
+def _adapted(model: Shapes, config: RunConfig) -> list[tuple[str, int, int]]:
     targets = config.lora.target_modules
-    return targets == "all-linear" or any(f".{name}".endswith(f".{target}") for target in targets)
+    if targets == "all-linear":
+        return list(model.linear)
+    return [layer for layer in model.linear if any(f".{layer[0]}".endswith(f".{target}") for target in targets)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -88,6 +89,15 @@ class Sequences(Sequence[dict[str, list[int]]]):
     def __len__(self) -> int:
         return len(self._packs)
 
+    def longest_first(self) -> list[int]:
+        """Numbers of the sequences, those with the most tokens first."""
+        tokens = [sum(len(self._rows[i].input_ids) for i in pack) for pack in self._packs]
+        return sorted(range(len(tokens)), key=lambda i: -tokens[i])
+
+    def most_rows(self, sequences: int) -> int:
+        """How many rows that many sequences hold at most."""
+        return sum(sorted((len(pack) for pack in self._packs), reverse=True)[:sequences])
+
     @property
     def order_sha256(self) -> str:
         """One hash over which rows are in which sequence, at which place."""
@@ -105,6 +115,48 @@ class Sequences(Sequence[dict[str, list[int]]]):
 
     def _numbers(self, pack: Sequence[int]) -> list[int]:
         return self._rows.rows[pack].tolist() if isinstance(self._rows, TokenisedRows) else list(pack)
+
+
+def collate_fixed(sequences: Sequence[dict[str, Any]], tokens: int, most_rows: int, pad_id: int) -> dict[str, Any]:
+    """Packs one behind the other in one sequence that always has the same shapes; no mask.
+
+    What is left over is one more row, without labels.
+
+    Args:
+        sequences: what `Sequences` gives; together at most `tokens` long.
+        tokens: of the result.
+        most_rows: that a batch of this data can hold.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids`: (1, tokens). `pack_ends`: (most_rows + 2,), int32: 0, where each row ends,
+        and from there on where the last one does. `targets`: (tokens,), what each position should predict; `labelled`:
+        the positions that should. `pack_extent`: rows and tokens of the longest row, as numbers, since
+        it is read on the processor. `real_tokens` and `rows` as in `collate`.
+    """
+    joined: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
+    for sequence in sequences:
+        for name in joined:
+            joined[name] += sequence[name]
+    real = len(joined["input_ids"])
+    missing = tokens - real
+    assert missing >= 0
+    joined["input_ids"] += [pad_id] * missing
+    joined["labels"] += [IGNORE] * missing
+    joined["position_ids"] += range(missing)
+    starts = [i for i, position in enumerate(joined["position_ids"]) if position == 0]
+    ends = [*starts, tokens]
+    assert len(ends) <= most_rows + 2
+    longest = max(end - start for start, end in itertools.pairwise(ends))
+    batch: dict[str, Any] = {name: torch.tensor([values]) for name, values in joined.items()}
+    targets = [*joined["labels"][1:], IGNORE]
+    batch["targets"] = torch.tensor(targets)
+    # Found here: on a GPU their number would have to be waited for.
+    batch["labelled"] = torch.tensor([i for i, target in enumerate(targets) if target != IGNORE], dtype=torch.int64)
+    batch["pack_ends"] = torch.tensor([*ends, *([tokens] * (most_rows + 2 - len(ends)))], dtype=torch.int32)
+    batch["pack_extent"] = (len(starts), longest)
+    batch["real_tokens"] = torch.tensor(real)
+    batch["rows"] = torch.tensor([number for s in sequences for number in s["rows"]], dtype=torch.int64)
+    return batch
 
 
 def collate(sequences: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,15 @@ from transformers import (
 from solotune.artifacts.checkpoints import TRAINER_STATE, Checkpoints
 from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_dir import Layout, RunDir
 from solotune.config.schema import RunConfig
 from solotune.console import Progress
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.guard import FiniteGuard
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
-from solotune.modeling.packing import Sequences, collate, pack
+from solotune.modeling.packing import Sequences, collate, collate_fixed, pack
+from solotune.modeling.step import FixedStep
 from solotune.modeling.tokenised import TokenisedRows
 from solotune.modeling.training_state import load_generators, load_optimizer_and_scheduler, save_state
 
@@ -54,8 +56,10 @@ class AdapterTrainer(trl.SFTTrainer):
         train_rows: Sequence[Encoded],
         val_rows: Sequence[Encoded],
         pad_id: int,
+        layout: Layout,
     ) -> None:
         self.config = config
+        self.layout = layout
         self.run = run
         self.checkpoints = Checkpoints(run.checkpoints)
         self.val_rows = val_rows
@@ -68,18 +72,24 @@ class AdapterTrainer(trl.SFTTrainer):
         check_targets(model, config.lora)
         super().__init__(
             model=model,
-            args=sft_config(config, run, evaluates=evaluates),
+            args=sft_config(config, layout, run, evaluates=evaluates),
             # Upstream takes its own kind of data set only, which would hold everything once more: it gets a sample.
             train_dataset=datasets.Dataset.from_list([sequences[0]]),
             # Upstream wants one to evaluate at all; evaluate() below reads val_rows.
             eval_dataset=datasets.Dataset.from_list([sequences[0]]) if evaluates else None,
             processing_class=AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False),
-            data_collator=partial(collate, pad_id=pad_id),
+            data_collator=_collator(sequences, config, layout, pad_id),
             peft_config=peft_config(config.lora, config.model),
         )
+        self.rows, self.sequences = train_rows, sequences
         self.train_dataset = sequences
         self.order_sha256 = sequences.order_sha256
         keep_float32(self.model)
+        # On a processor there is nothing to launch, and compiling would ask for a compiler.
+        compiled = config.device == "cuda"
+        self.step = (
+            FixedStep(self.model, recomputed=layout.recomputed, compiled=compiled) if layout.fixed_shape else None
+        )
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)
         self.guard = FiniteGuard(self.accelerator)
@@ -92,7 +102,7 @@ class AdapterTrainer(trl.SFTTrainer):
         del args, kwargs
         try:
             with Progress("evaluating on val", len(self.val_rows), "rows") as bar:
-                scores = likelihood.score(self.model, self.val_rows, self.config, partial(self._go_on, bar))
+                scores = self.score(self.val_rows, partial(self._go_on, bar))
         except _BrokenOff:
             control: TrainerControl = self.control  # type: ignore[has-type]
             control.should_evaluate = False
@@ -108,12 +118,28 @@ class AdapterTrainer(trl.SFTTrainer):
         labelled = (inputs["labels"] != IGNORE).sum()
         self._counts += torch.stack([inputs.pop("real_tokens"), labelled])
         rows = inputs.pop("rows")
-        if self.config.device == "cpu":
+        if self.step:
+            loss = self.step.loss(inputs, kwargs["num_items_in_batch"])
+        elif self.config.device == "cpu":
             loss = _loss_on_cpu(model, inputs, kwargs.get("num_items_in_batch"))
         else:
             loss = super().compute_loss(model, inputs, *args, **kwargs)
         self.guard.saw(loss[0] if isinstance(loss, tuple) else loss, rows)
         return loss
+
+    def score(
+        self, rows: Sequence[Encoded], on_rows: Callable[[int], None] = lambda _: None
+    ) -> list[likelihood.RowScore]:
+        """Scores rows with the adapter as it is."""
+        with self.plain():
+            return likelihood.score(self.model, rows, self.config, on_rows)
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """The model as upstream made it, for batches of any shape."""
+        if self.step:
+            self.step.off()
+        yield
 
     def _go_on(self, bar: Progress, rows: int) -> None:
         if self.is_stopping():
@@ -148,6 +174,10 @@ class AdapterTrainer(trl.SFTTrainer):
         moment = 1 if "8bit" in self.config.training.optim else 4
         return self.adapter_bytes + self.adapter_bytes // 4 * 2 * moment + 2**20
 
+    def trouble_in_one_line(self, lost: str) -> AbstractContextManager[None]:
+        """For a save: what the disk raises, in one line with what to do."""
+        return trouble_in_one_line(self.run.path, lost, self._how_to_go_on, needed=self.checkpoint_bytes)
+
     def _how_to_go_on(self) -> str:
         saved = self.checkpoints.steps()
         whole = f"; the checkpoint of step {saved[-1]} is whole" if saved else ""
@@ -157,7 +187,7 @@ class AdapterTrainer(trl.SFTTrainer):
         del model, trial
         step = self.state.global_step
         lost = f"step {step} isn't saved"
-        with trouble_in_one_line(self.run.path, lost, self._how_to_go_on, needed=self.checkpoint_bytes):
+        with self.trouble_in_one_line(lost):
             refuse_without_room(
                 self.run.path, self.checkpoint_bytes, f"the checkpoint of step {step}", self._how_to_go_on()
             )
@@ -191,6 +221,13 @@ class _MakeUpEvaluation(TrainerCallback):
     ) -> None:
         if state.global_step and state.global_step % int(args.eval_steps) == 0 and not self._trainer.was_evaluated:
             self._trainer.evaluate()
+
+
+def _collator(sequences: Sequences, config: RunConfig, layout: Layout, pad_id: int) -> Callable[[Any], dict[str, Any]]:
+    if not layout.fixed_shape:
+        return partial(collate, pad_id=pad_id)
+    tokens = layout.sequences * config.training.max_length
+    return partial(collate_fixed, tokens=tokens, most_rows=sequences.most_rows(layout.sequences), pad_id=pad_id)
 
 
 def _loss_on_cpu(model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items: Any) -> torch.Tensor:
@@ -229,11 +266,12 @@ def steps_in_all(sequences: int, config: RunConfig) -> int:
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
+    # Rounded up twice, by forward passes and by steps, it is the same for every layout of the effective batch.
     batches = math.ceil(sequences / training.per_device_train_batch_size)
     return math.ceil(training.num_train_epochs * max(1, math.ceil(batches / training.gradient_accumulation_steps)))
 
 
-def sft_config(config: RunConfig, run: RunDir, *, evaluates: bool) -> trl.SFTConfig:
+def sft_config(config: RunConfig, layout: Layout, run: RunDir, *, evaluates: bool) -> trl.SFTConfig:
     """The training section as upstream's arguments, and what is fixed for every run."""
     training = config.training
     ours = {"packing", "save_total_limit", "eval_steps", "activation_checkpointing"}
@@ -241,7 +279,9 @@ def sft_config(config: RunConfig, run: RunDir, *, evaluates: bool) -> trl.SFTCon
     known = {field.name for field in dataclasses.fields(trl.SFTConfig)}
     # Older transformers have the old name only, newer ones warn about it.
     renamed = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    chosen[renamed] = training.activation_checkpointing
+    chosen[renamed] = bool(layout.recomputed) and not layout.fixed_shape
+    chosen["per_device_train_batch_size"] = layout.sequences
+    chosen["gradient_accumulation_steps"] = layout.accumulation
     return trl.SFTConfig(
         **chosen,
         output_dir=str(run.checkpoints),

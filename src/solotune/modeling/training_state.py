@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,46 @@ from solotune.errors import ArtifactError
 _CPU, _CUDA = "generator.cpu", "generator.cuda"
 
 
+@dataclass(frozen=True)
+class Generators:
+    """The state of every generator of random numbers that upstream draws from."""
+
+    python: Any
+    numpy: Any
+    torch: dict[str, torch.Tensor]
+    """By device."""
+
+
+def generators() -> Generators:
+    """Their state now."""
+    states = {_CPU: torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[_CUDA] = torch.cuda.get_rng_state()
+    # Of NumPy's the global one: upstream and its users draw from it.
+    return Generators(random.getstate(), np.random.get_state(), states)
+
+
+def set_generators(state: Generators) -> None:
+    random.setstate(state.python)
+    np.random.set_state(state.numpy)
+    torch.set_rng_state(state.torch[_CPU])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.torch[_CUDA])
+
+
 def save_state(optimizer: Any, scheduler: Any, folder: Path) -> None:
     """Writes the state of optimiser, learning rate and all generators to `folder`."""
     tensors, values = optimizer_parts(optimizer.state_dict())
-    tensors[_CPU] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors[_CUDA] = torch.cuda.get_rng_state()
-    save_file(tensors, folder / STATE_TENSORS)
-    state = {
+    state = generators()
+    save_file({**tensors, **state.torch}, folder / STATE_TENSORS)
+    kind, keys, *rest = state.numpy
+    others = {
         "optimizer": values,
         "scheduler": scheduler.state_dict(),
-        "python": random.getstate(),
-        "numpy": _numpy_state(),
+        "python": state.python,
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
     }
-    (folder / STATE_VALUES).write_text(json.dumps(state), encoding="utf-8")
+    (folder / STATE_VALUES).write_text(json.dumps(others), encoding="utf-8")
 
 
 def load_optimizer_and_scheduler(optimizer: Any, scheduler: Any, folder: Path) -> None:
@@ -61,13 +88,15 @@ def load_generators(folder: Path) -> None:
     """Sets the generators of Python, NumPy and torch to their state in `folder`."""
     state = _values(folder)
     version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     tensors = load_file(folder / STATE_TENSORS)
-    torch.set_rng_state(tensors[_CPU])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors[_CUDA])
+    set_generators(
+        Generators(
+            (version, tuple(numbers), gauss),
+            (kind, np.array(keys, dtype=np.uint32), *rest),
+            {name: tensors[name] for name in (_CPU, _CUDA) if name in tensors},
+        )
+    )
 
 
 def optimizer_parts(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -102,8 +131,3 @@ def _optimizer_state(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -
 def _values(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / STATE_VALUES).read_text(encoding="utf-8"))
     return values
-
-
-def _numpy_state() -> list[Any]:
-    kind, keys, *rest = np.random.get_state()  # of one generator, the global one: upstream and its users draw from it
-    return [kind, np.asarray(keys).tolist(), *rest]

@@ -12,19 +12,20 @@ from solotune import environment
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir, run_ids
 from solotune.artifacts.splits_dir import SplitsDir
-from solotune.config.schema import RunConfig
+from solotune.config.schema import CardConfig, RunConfig
 from solotune.console import duration, say, stage, table
 from solotune.dataset.stored import read_rows
 from solotune.errors import DataError, MachineError, SolotuneError
 from solotune.modeling import determinism, memory
+from solotune.modeling.card import GIB, allowed
 from solotune.modeling.chat import ChatEncoder
+from solotune.modeling.layout import candidates, choose
 from solotune.modeling.length_policy import kept_tokens
+from solotune.modeling.step import why_not
 from solotune.modeling.token_cache import tokenised
 from solotune.modeling.trainer import make_sequences, steps_in_all
 
 RUNS = Path("runs")
-_SLACK = 1.5
-"""GiB of a card that desktop programs and fragmentation take (Windows keeps 0.5 GiB and more for itself)."""
 
 
 def run(config: RunConfig, vram: float | None = None) -> None:
@@ -49,16 +50,34 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         share = steps * training.per_device_train_batch_size * training.gradient_accumulation_steps / sequences
         _say_time(config, tokens * share)
         shapes = memory.shapes(base)
-        needed = memory.estimate(shapes, config)
-        rows = [[part, f"{size / 2**30:.2f}"] for part, size in needed.parts.items()]
-        table(["memory of a step, estimated", "GiB"], [*rows, ["in all", f"{needed.total / 2**30:.2f}"]])
+        room, whose = _room(config, vram)
+        fixed_shape = not why_not(config, base)
+        layout = choose(shapes, config, math.inf if config.device == "cpu" else room, fixed_shape=fixed_shape)
+        if layout is None:
+            # The one that needs least, to show what takes how much.
+            layout = min(
+                candidates(shapes, config, fixed_shape=fixed_shape),
+                key=lambda one: memory.estimate(shapes, config, one).total,
+            )
+        needed = memory.estimate(shapes, config, layout)
+        say(
+            f"a step: {layout.accumulation} forward passes of {layout.sequences * training.max_length:,} tokens, "
+            f"{layout.recomputed} of {shapes.layers} layers recomputed"
+        )
+        rows = [[part, f"{size / GIB:.2f}"] for part, size in needed.parts.items()]
+        table(["memory of a step, estimated", "GiB"], [*rows, ["in all", f"{needed.total / GIB:.2f}"]])
         checkpoint = needed.adapter_parameters * 12
         disk = (training.save_total_limit + 1) * checkpoint + needed.adapter_parameters * 8
         say(f"adapter: {needed.adapter_parameters:,} of {needed.base_parameters:,} parameters are trained")
-        say(f"disk: {disk / 2**30:.2f} GiB for {training.save_total_limit} checkpoints and two copies of the adapter")
+        say(f"disk: {disk / GIB:.2f} GiB for {training.save_total_limit} checkpoints and two copies of the adapter")
         for what in determinism.not_covered(config) or ["the same machine, config and data give the same adapter"]:
             say(f"determinism: {what.removeprefix('determinism: ')}")
-        _check_fit(config, shapes, needed.total, vram)
+        if needed.total > room:
+            raise MachineError(
+                f"training needs about {needed.total / GIB:.1f} GiB, and {whose} has {room / GIB:.1f} GiB to give",
+                _advice(config, shapes, room),
+            )
+        say(f"fits: {needed.total / GIB:.1f} of {room / GIB:.1f} GiB that {whose} has to give")
         say("next: invoke train --config CONFIG")
 
 
@@ -98,28 +117,12 @@ def _say_time(config: RunConfig, tokens: float) -> None:
     say(f"time: {tokens:,.0f} tokens; no run of this model on this machine yet to tell a rate from")
 
 
-def _check_fit(config: RunConfig, shapes: memory.Shapes, needed: float, vram: float | None) -> None:
+def _room(config: RunConfig, vram: float | None) -> tuple[float, str]:
+    """Bytes that training may take, and of what."""
     if config.device == "cpu":
-        available = psutil.virtual_memory().available
-        if needed > available:
-            raise MachineError(
-                f"training needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free",
-                _advice(config, shapes, available),
-            )
-        return
-    card, size = _card(vram)
-    usable = size - _SLACK * 2**30
-    if needed > usable:
-        raise MachineError(
-            f"training needs about {needed / 2**30:.1f} GiB, and {card} has {usable / 2**30:.1f} GiB to give",
-            _advice(config, shapes, usable),
-        )
-    say(f"fits: {needed / 2**30:.1f} of {usable / 2**30:.1f} GiB that {card} has to give")
-
-
-def _card(vram: float | None) -> tuple[str, float]:
+        return float(psutil.virtual_memory().available), "this machine"
     if vram is not None:
-        return f"a card of {vram:g} GB", vram * 2**30
+        return allowed(config, vram * GIB), f"a card of {vram:g} GB"
     found = environment.gpus()
     if not found:
         raise MachineError(
@@ -127,30 +130,41 @@ def _card(vram: float | None) -> tuple[str, float]:
             "`invoke doctor` says why; `--vram 24` plans for a card that isn't here",
         )
     mebibytes = re.match(r"\d+", found[0]["memory"])
-    return found[0]["name"], (int(mebibytes[0]) if mebibytes else math.inf) * 2**20
+    return allowed(config, (int(mebibytes[0]) if mebibytes else math.inf) * 2**20), found[0]["name"]
 
 
-def _advice(config: RunConfig, shapes: memory.Shapes, usable: float) -> str:
+def _advice(config: RunConfig, shapes: memory.Shapes, room: float) -> str:
     """The nearest setting that fits: what costs least is tried first."""
-    tries: list[tuple[str, dict[str, object]]] = []
     training = config.training.model_dump()
-    if not training["activation_checkpointing"]:
-        tries.append(("training.activation_checkpointing=true", {"activation_checkpointing": True}))
-    batch = training["per_device_train_batch_size"]
-    while batch > 1:
-        batch //= 2
-        steps = training["gradient_accumulation_steps"] * training["per_device_train_batch_size"] // batch
-        change = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
-        words = f"training.per_device_train_batch_size={batch} --set training.gradient_accumulation_steps={steps}"
-        tries.append((words, {"activation_checkpointing": True, **change}))
+    effective = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    whole = {
+        "activation_checkpointing": None,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": effective,
+    }
+    tries: list[tuple[str, dict[str, object]]] = [
+        ("training.activation_checkpointing=null", {"activation_checkpointing": None}),
+        (
+            f"training.per_device_train_batch_size=1 --set training.gradient_accumulation_steps={effective} "
+            "--set training.activation_checkpointing=null",
+            whole,
+        ),
+    ]
     length = training["max_length"]
     while length > 512:
         length //= 2
-        small = {"activation_checkpointing": True, "per_device_train_batch_size": 1, "max_length": length}
-        tries.append((f"training.max_length={length}", small))
+        tries.append((f"training.max_length={length}", {**whole, "max_length": length}))
     for words, change in tries:
-        smaller = config.model_copy(update={"training": config.training.model_copy(update=change)})
-        if memory.estimate(shapes, smaller).total <= usable:
+        update = {
+            "training": config.training.model_copy(update=change),
+            "card": CardConfig(vram_gib=config.card.vram_gib),
+        }
+        smaller = config.model_copy(update=update)
+        fixed = config.device == "cuda" and smaller.training.packing
+        if any(
+            memory.estimate(shapes, smaller, one).total <= room
+            for one in candidates(shapes, smaller, fixed_shape=fixed)
+        ):
             return f"It fits with --set {words}"
     if config.quantization is None:
         return "Quantise the base model: see configs/sft_qlora.yaml"

@@ -13,7 +13,7 @@ import torch
 
 from solotune import environment
 from solotune.artifacts.checkpoints import Checkpoints
-from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
+from solotune.artifacts.disk import trouble_in_one_line
 from solotune.artifacts.files import (
     atomic_folder,
     discard,
@@ -29,17 +29,17 @@ from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManif
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig
-from solotune.console import duration, say, stage, warn
+from solotune.console import say, stage, warn
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, ConfigError, Interrupted, ModelError
 from solotune.modeling import determinism
-from solotune.modeling.base_model import load_base_model
 from solotune.modeling.callbacks import MetricsLog, StopAfter, StopOnSignal
 from solotune.modeling.fingerprint import Fingerprints
 from solotune.modeling.guard import NotFinite
 from solotune.modeling.lora import add_tokenizer, save_adapter
 from solotune.modeling.trainer import AdapterTrainer, make_sequences, steps_in_all
 from solotune.stages.train.inputs import Inputs, read_inputs, refuse_other_inputs, some
+from solotune.stages.train.ready import make_ready
 
 RUNS = Path("runs")
 
@@ -164,11 +164,7 @@ def _train(
         f"{facts.rows:,} rows, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in {sequences:,} "
         f"sequences of up to {config.training.max_length}; {steps:,} steps"
     )
-    start = time.monotonic()
-    model = load_base_model(inputs.base, config)
-    say(f"{config.model.name_or_path} loaded in {duration(time.monotonic() - start)}")
-    trainer = AdapterTrainer(model, inputs.base, config, run_dir, inputs.train, inputs.val, inputs.encoder.pad_id)
-    _refuse_without_room(config, run_dir, trainer)
+    trainer, manifest = make_ready(config, run_dir, manifest, inputs)
     resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.checkpoints.drop_after(resumed_at)
     go_on = "`invoke verify` again" if trial else f"`invoke train --resume {run_dir.run_id}`"
@@ -200,17 +196,6 @@ def _train(
     if trial and trainer.state.global_step < trainer.state.max_steps:
         return
     _finish(config, run_dir, manifest, inputs, trainer, log)
-
-
-def _refuse_without_room(config: RunConfig, run_dir: RunDir, trainer: AdapterTrainer) -> None:
-    # One more than are kept: the oldest goes when the newest is whole.
-    coming = max(1, config.training.save_total_limit + 1 - len(trainer.checkpoints.steps()))
-    refuse_without_room(
-        run_dir.path,
-        coming * trainer.checkpoint_bytes + trainer.adapter_bytes,
-        f"{coming} checkpoints and the adapter",
-        f"Free some space, then `invoke train --resume {run_dir.run_id}`",
-    )
 
 
 def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir) -> ModelError:

@@ -1,0 +1,154 @@
+"""All that training will do, once, on the longest rows, before the first step: what fails, fails at once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+
+from solotune.artifacts.checkpoints import TRAINER_STATE
+from solotune.artifacts.files import fsync_file, record_files, staged_name
+from solotune.artifacts.run_dir import Rehearsal
+from solotune.errors import MachineError
+from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
+from solotune.modeling.generate import generate
+from solotune.modeling.lora import save_adapter
+from solotune.modeling.trainer import AdapterTrainer
+from solotune.modeling.training_state import generators, save_state, set_generators
+
+
+class StepDoesntFit(Exception):
+    """A training step took more memory than it may; another layout may take less."""
+
+
+def rehearse(trainer: AdapterTrainer, encoder: ChatEncoder, allowed_bytes: float) -> Rehearsal:
+    """A step, an evaluation, an answer and a save; adapter, generators and counters are as before when it returns.
+
+    Args:
+        trainer: before its first step.
+        encoder: of the run.
+        allowed_bytes: that torch may take of the GPU.
+
+    Raises:
+        StepDoesntFit: the step doesn't.
+        MachineError: evaluation or answer don't, with the setting that makes them smaller.
+    """
+    start = time.monotonic()
+    on_gpu = trainer.config.device == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with _as_it_was(trainer):
+        try:
+            optimizer = _step(trainer)
+        except torch.OutOfMemoryError as error:
+            raise StepDoesntFit from error
+        _evaluate(trainer)
+        _answer(trainer, encoder)
+        checkpoint_bytes, checkpoint_seconds = _save(trainer, optimizer)
+        del optimizer
+    return Rehearsal(
+        peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else None,
+        reserved_bytes=torch.cuda.max_memory_reserved() if on_gpu else None,
+        allowed_bytes=int(allowed_bytes) if on_gpu else None,
+        checkpoint_bytes=checkpoint_bytes,
+        checkpoint_seconds=round(checkpoint_seconds, 2),
+        seconds=round(time.monotonic() - start, 1),
+    )
+
+
+def _step(trainer: AdapterTrainer) -> Any:
+    """Forward and backward twice, the second time beside the optimiser's moments; returns the optimiser."""
+    numbers = trainer.sequences.longest_first()[: trainer.layout.sequences]
+    optimizer = trainer.create_optimizer()
+    collated = trainer.data_collator([trainer.sequences[i] for i in numbers])
+    trainer.model.train()
+    for _ in range(2):
+        batch = send_to_device(dict(collated), trainer.args.device)
+        labelled = (batch["labels"] != IGNORE).sum()
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=labelled)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.training.max_grad_norm)
+        optimizer.step()
+    trainer.model.zero_grad()
+    return optimizer
+
+
+def _evaluate(trainer: AdapterTrainer) -> None:
+    longest = sorted(trainer.val_rows, key=lambda row: -len(row.input_ids))[:4]
+    with _or_else("an evaluation", "training.max_length holds the longest row; lower it, or drop longer rows of val"):
+        trainer.score(longest)
+
+
+def _answer(trainer: AdapterTrainer, encoder: ChatEncoder) -> None:
+    """As many prompts as `evaluate` answers at once, as long as prompt and answer can get, and two tokens more."""
+    evaluation = trainer.config.evaluation
+    if not (evaluation.metrics or evaluation.metrics_by_tag):
+        return
+    rows: Sequence[Encoded] = trainer.val_rows or trainer.rows
+    longest = max((row.input_ids for row in _some(rows)), key=len)
+    prompt = [*longest, *longest[: evaluation.max_new_tokens]]
+    at_once = evaluation.batch_size if trainer.config.device == "cuda" else 1  # memory isn't short there, time is
+    smaller = trainer.config.model_copy(update={"evaluation": evaluation.model_copy(update={"max_new_tokens": 2})})
+    fix = f"Lower evaluation.batch_size ({evaluation.batch_size}) or evaluation.max_new_tokens"
+    with _or_else("answering", fix), trainer.plain():
+        generate(trainer.model, [prompt] * at_once, encoder, smaller)
+
+
+def _some(rows: Sequence[Encoded]) -> Iterator[Encoded]:
+    """The first thousand: to look at all takes longer than it tells more."""
+    for i in range(min(len(rows), 1000)):
+        yield rows[i]
+
+
+def _save(trainer: AdapterTrainer, optimizer: Any) -> tuple[int, float]:
+    """Writes a checkpoint beside the real ones and deletes it; its size in bytes, and seconds."""
+    start = time.monotonic()
+    folder = staged_name(trainer.run.path / "rehearsal")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with trainer.trouble_in_one_line("nothing was trained yet"):
+            save_adapter(trainer.model, folder, trainer.config.model)
+            save_state(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0), folder)
+            trainer.state.save_to_json(str(folder / TRAINER_STATE))
+            files = record_files(folder)
+            for name in files:
+                fsync_file(folder / name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return sum(record.bytes for record in files.values()), time.monotonic() - start
+
+
+@contextmanager
+def _or_else(what: str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MachineError(f"{what} on the longest rows doesn't fit into the GPU's memory", fix) from error
+
+
+@contextmanager
+def _as_it_was(trainer: AdapterTrainer) -> Iterator[None]:
+    """Puts adapter, generators, counters and optimiser back, whatever happens."""
+    weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    state = generators()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])
+                    parameter.grad = None
+        trainer.optimizer = None
+        trainer.take_counts()
+        trainer.guard.forget()
+        set_generators(state)
+        if trainer.config.device == "cuda":
+            torch.cuda.empty_cache()

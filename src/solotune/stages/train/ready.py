@@ -1,0 +1,134 @@
+"""A model and its trainer, cut to fit the card, with everything tried once on the longest rows."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+import msgspec
+import torch
+
+from solotune.artifacts.disk import refuse_without_room
+from solotune.artifacts.run_dir import Layout, Rehearsal, RunDir, RunManifest
+from solotune.config.schema import RunConfig
+from solotune.console import duration, say, warn
+from solotune.errors import MachineError
+from solotune.modeling import card, determinism, memory
+from solotune.modeling.base_model import load_base_model
+from solotune.modeling.layout import choose, smaller
+from solotune.modeling.rehearsal import StepDoesntFit, rehearse
+from solotune.modeling.step import why_not
+from solotune.modeling.trainer import AdapterTrainer
+from solotune.stages.train.inputs import Inputs
+
+
+def make_ready(
+    config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: Inputs
+) -> tuple[AdapterTrainer, RunManifest]:
+    """Loads the model, makes the trainer and rehearses; lowers the micro-batch where that runs out of memory.
+
+    A run that goes on keeps its layout: with another one its last bits would be others.
+
+    Raises:
+        MachineError: no layout fits, with what to change.
+        ArtifactError: the disk has no room for the coming checkpoints.
+    """
+    limit = card.enforce(config)
+    shapes = memory.shapes(inputs.base)
+    layout = manifest.layout or _chosen(config, shapes, inputs, limit)
+    _say_layout(config, layout, inputs)
+    while True:
+        determinism.start(config, manifest.environment.get("threads"))  # the adapter's first values hang on it
+        trainer = _trainer(config, run_dir, inputs, layout)
+        _refuse_without_room(config, run_dir, trainer)
+        try:
+            rehearsal = rehearse(trainer, inputs.encoder, limit)
+            break
+        except StepDoesntFit:
+            del trainer
+            gc.collect()
+            torch.cuda.empty_cache()
+            layout = _next(config, shapes, layout, limit, began=manifest.layout is not None)
+    _say_rehearsal(rehearsal)
+    manifest = msgspec.structs.replace(manifest, layout=layout, rehearsal=rehearsal)
+    run_dir.write_manifest(manifest)
+    return trainer, manifest
+
+
+def _chosen(config: RunConfig, shapes: memory.Shapes, inputs: Inputs, limit: float) -> Layout:
+    fixed_shape = not why_not(config, inputs.base)
+    if config.device == "cpu":
+        limit = float("inf")  # nothing is enforced there; `plan` compares with what is free
+    layout = choose(shapes, config, limit, fixed_shape=fixed_shape)
+    if layout is None:
+        raise MachineError(
+            f"no way to cut a step of {config.name!r} fits into {limit / card.GIB:.1f} GiB",
+            "`invoke plan --config CONFIG` says what takes how much, and the nearest setting that fits",
+        )
+    return layout
+
+
+def _trainer(config: RunConfig, run_dir: RunDir, inputs: Inputs, layout: Layout) -> AdapterTrainer:
+    start = time.monotonic()
+    model = load_base_model(inputs.base, config)
+    say(f"{config.model.name_or_path} loaded in {duration(time.monotonic() - start)}")
+    return AdapterTrainer(model, inputs.base, config, run_dir, inputs.train, inputs.val, inputs.encoder.pad_id, layout)
+
+
+def _next(config: RunConfig, shapes: memory.Shapes, layout: Layout, limit: float, *, began: bool) -> Layout:
+    if began:
+        raise MachineError(
+            "the step that this run began with doesn't fit into the GPU's memory now",
+            "Free GPU memory (`nvidia-smi` lists who has it), then resume; on a smaller card start a new run",
+        )
+    following = smaller(shapes, config, layout, limit)
+    if following is None:
+        raise MachineError(
+            f"the smallest step of {config.name!r} doesn't fit into {limit / card.GIB:.1f} GiB",
+            "Lower training.max_length or lora.r, or quantise the base model (configs/sft_qlora.yaml)",
+        )
+    warn(
+        f"out of memory in the rehearsal with {_words(config, layout)}; now {_words(config, following)}. "
+        "The effective batch is the same"
+    )
+    return following
+
+
+def _refuse_without_room(config: RunConfig, run_dir: RunDir, trainer: AdapterTrainer) -> None:
+    # One more than are kept: the oldest goes when the newest is whole.
+    coming = max(1, config.training.save_total_limit + 1 - len(trainer.checkpoints.steps()))
+    refuse_without_room(
+        run_dir.path,
+        coming * trainer.checkpoint_bytes + trainer.adapter_bytes,
+        f"{coming} checkpoints and the adapter",
+        f"Free some space, then `invoke train --resume {run_dir.run_id}`",
+    )
+
+
+def _say_layout(config: RunConfig, layout: Layout, inputs: Inputs) -> None:
+    say(f"a step: {_words(config, layout)}")
+    why = why_not(config, inputs.base)
+    if config.device == "cuda" and why and not layout.fixed_shape:
+        say(f"  upstream's way, not the fast one: {why}")
+
+
+def _words(config: RunConfig, layout: Layout) -> str:
+    tokens = layout.sequences * config.training.max_length
+    recomputed = f", {layout.recomputed} layers recomputed" if layout.recomputed else ""
+    return f"{layout.accumulation} forward passes of {tokens:,} tokens{recomputed}"
+
+
+def _say_rehearsal(rehearsal: Rehearsal) -> None:
+    save = f"a checkpoint has {rehearsal.checkpoint_bytes / 2**20:,.1f} MiB ({rehearsal.checkpoint_seconds:.1f} s)"
+    peak = ""
+    if (
+        rehearsal.peak_bytes is not None
+        and rehearsal.allowed_bytes is not None
+        and rehearsal.reserved_bytes is not None
+    ):
+        free = (rehearsal.allowed_bytes - rehearsal.reserved_bytes) / card.GIB
+        peak = (
+            f"peak {rehearsal.peak_bytes / card.GIB:.2f} of {rehearsal.allowed_bytes / card.GIB:.2f} GiB, "
+            f"{free:.2f} GiB of headroom; "
+        )
+    say(f"rehearsed on the longest rows in {duration(rehearsal.seconds)}: {peak}{save}")
