@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -117,4 +118,4 @@ def test_after_a_lack_of_memory_the_next_layout_needs_clearly_less_until_none_is
         needs.append(estimate(llama_8b, qlora(), layout).total)
         layout = smaller(llama_8b, qlora(), layout, 22.5 * GIB)
     assert len(needs) > 3
-    assert all(after <= 0.93 * before for before, after in zip(needs, needs[1:], strict=False))
+    assert all(after <= 0.93 * before for before, after in itertools.pairwise(needs))

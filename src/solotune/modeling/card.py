@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from solotune.config.schema import RunConfig
@@ -29,13 +31,13 @@ def allowed(config: RunConfig, total_bytes: float) -> float:
 
 
 def enforce(config: RunConfig) -> float:
-    """Makes torch fail beyond what is allowed; returns that, in bytes. Nothing is done on a CPU.
+    """Makes torch fail beyond what is allowed; returns that, in bytes. On a CPU nothing is enforced.
 
     On WSL the driver would otherwise go on in the PC's memory, several times slower, and nobody would be told
     (microsoft/WSL#11050).
     """
     if config.device != "cuda":
-        return 0.0
+        return math.inf  # `plan` compares with what is free
     total = torch.cuda.get_device_properties(0).total_memory
     limit = allowed(config, total)
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))

@@ -128,10 +128,10 @@ def collate_fixed(sequences: Sequence[dict[str, Any]], tokens: int, most_rows: i
         most_rows: that a batch of this data can hold.
 
     Returns:
-        `input_ids`, `labels`, `position_ids`: (1, tokens). `pack_ends`: (most_rows + 2,), int32: 0, where each row ends,
-        and from there on where the last one does. `targets`: (tokens,), what each position should predict; `labelled`:
-        the positions that should. `pack_extent`: rows and tokens of the longest row, as numbers, since
-        it is read on the processor. `real_tokens` and `rows` as in `collate`.
+        `input_ids`, `labels`, `position_ids`: (1, tokens). `targets`: (tokens,), what each position should predict.
+        `labelled`: the positions that should. `pack_ends`: (most_rows + 2,), int32: 0, where each row ends, and from
+        there on where the last one does. `pack_extent`: rows, and tokens of the longest row, as numbers, since they
+        are read on the processor. `real_tokens` and `rows` as in `collate`.
     """
     joined: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
     for sequence in sequences:

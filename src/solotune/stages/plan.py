@@ -10,7 +10,7 @@ import psutil
 
 from solotune import environment
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import RunDir, run_ids
+from solotune.artifacts.run_dir import Layout, RunDir, run_ids
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import CardConfig, RunConfig
 from solotune.console import duration, say, stage, table
@@ -52,13 +52,8 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         shapes = memory.shapes(base)
         room, whose = _room(config, vram)
         fixed_shape = not why_not(config, base)
-        layout = choose(shapes, config, math.inf if config.device == "cpu" else room, fixed_shape=fixed_shape)
-        if layout is None:
-            # The one that needs least, to show what takes how much.
-            layout = min(
-                candidates(shapes, config, fixed_shape=fixed_shape),
-                key=lambda one: memory.estimate(shapes, config, one).total,
-            )
+        chosen = choose(shapes, config, room, fixed_shape=fixed_shape)
+        layout = chosen or _least(shapes, config, fixed_shape=fixed_shape)
         needed = memory.estimate(shapes, config, layout)
         say(
             f"a step: {layout.accumulation} forward passes of {layout.sequences * training.max_length:,} tokens, "
@@ -72,13 +67,19 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         say(f"disk: {disk / GIB:.2f} GiB for {training.save_total_limit} checkpoints and two copies of the adapter")
         for what in determinism.not_covered(config) or ["the same machine, config and data give the same adapter"]:
             say(f"determinism: {what.removeprefix('determinism: ')}")
-        if needed.total > room:
+        if chosen is None:
             raise MachineError(
                 f"training needs about {needed.total / GIB:.1f} GiB, and {whose} has {room / GIB:.1f} GiB to give",
-                _advice(config, shapes, room),
+                _advice(config, shapes, room, fixed_shape=fixed_shape),
             )
         say(f"fits: {needed.total / GIB:.1f} of {room / GIB:.1f} GiB that {whose} has to give")
         say("next: invoke train --config CONFIG")
+
+
+def _least(shapes: memory.Shapes, config: RunConfig, *, fixed_shape: bool) -> Layout:
+    """The layout that needs least, to show what takes how much where none fits."""
+    layouts = candidates(shapes, config, fixed_shape=fixed_shape)
+    return min(layouts, key=lambda layout: memory.estimate(shapes, config, layout).total)
 
 
 def _read(config: RunConfig, base: ModelDir) -> tuple[int, int]:
@@ -133,39 +134,28 @@ def _room(config: RunConfig, vram: float | None) -> tuple[float, str]:
     return allowed(config, (int(mebibytes[0]) if mebibytes else math.inf) * 2**20), found[0]["name"]
 
 
-def _advice(config: RunConfig, shapes: memory.Shapes, room: float) -> str:
+def _advice(config: RunConfig, shapes: memory.Shapes, room: float, *, fixed_shape: bool) -> str:
     """The nearest setting that fits: what costs least is tried first."""
-    training = config.training.model_dump()
-    effective = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    whole = {
-        "activation_checkpointing": None,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": effective,
-    }
-    tries: list[tuple[str, dict[str, object]]] = [
-        ("training.activation_checkpointing=null", {"activation_checkpointing": None}),
-        (
-            f"training.per_device_train_batch_size=1 --set training.gradient_accumulation_steps={effective} "
-            "--set training.activation_checkpointing=null",
-            whole,
-        ),
+    training = config.training
+    effective = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    tries: list[dict[str, object]] = [
+        {"activation_checkpointing": None},
+        {"activation_checkpointing": None, "per_device_train_batch_size": 1, "gradient_accumulation_steps": effective},
     ]
-    length = training["max_length"]
+    length = training.max_length
     while length > 512:
         length //= 2
-        tries.append((f"training.max_length={length}", {**whole, "max_length": length}))
-    for words, change in tries:
-        update = {
-            "training": config.training.model_copy(update=change),
-            "card": CardConfig(vram_gib=config.card.vram_gib),
-        }
-        smaller = config.model_copy(update=update)
-        fixed = config.device == "cuda" and smaller.training.packing
-        if any(
-            memory.estimate(shapes, smaller, one).total <= room
-            for one in candidates(shapes, smaller, fixed_shape=fixed)
-        ):
-            return f"It fits with --set {words}"
+        tries.append({**tries[1], "max_length": length})
+    for change in tries:
+        smaller = config.model_copy(
+            update={"training": training.model_copy(update=change), "card": CardConfig(vram_gib=config.card.vram_gib)}
+        )
+        if choose(shapes, smaller, room, fixed_shape=fixed_shape):
+            changed = {key: value for key, value in change.items() if value != getattr(training, key)}
+            settings = [f"training.{key}={'null' if value is None else value}" for key, value in changed.items()]
+            if config.card.tokens_per_micro_batch is not None:
+                settings.append("card.tokens_per_micro_batch=null")
+            return f"It fits with {' '.join(f'--set {setting}' for setting in settings)}"
     if config.quantization is None:
         return "Quantise the base model: see configs/sft_qlora.yaml"
     return "Choose a smaller base model: see configs/models/"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 
 import msgspec
@@ -57,12 +58,10 @@ def make_ready(
 
 def _chosen(config: RunConfig, shapes: memory.Shapes, inputs: Inputs, limit: float) -> Layout:
     fixed_shape = not why_not(config, inputs.base)
-    if config.device == "cpu":
-        limit = float("inf")  # nothing is enforced there; `plan` compares with what is free
     layout = choose(shapes, config, limit, fixed_shape=fixed_shape)
     if layout is None:
         raise MachineError(
-            f"no way to cut a step of {config.name!r} fits into {limit / card.GIB:.1f} GiB",
+            f"no way to cut a step of {config.name!r} fits into {_gib(limit)}",
             "`invoke plan --config CONFIG` says what takes how much, and the nearest setting that fits",
         )
     return layout
@@ -84,7 +83,7 @@ def _next(config: RunConfig, shapes: memory.Shapes, layout: Layout, limit: float
     following = smaller(shapes, config, layout, limit)
     if following is None:
         raise MachineError(
-            f"the smallest step of {config.name!r} doesn't fit into {limit / card.GIB:.1f} GiB",
+            f"the smallest step of {config.name!r} doesn't fit into {_gib(limit)}",
             "Lower training.max_length or lora.r, or quantise the base model (configs/sft_qlora.yaml)",
         )
     warn(
@@ -116,6 +115,10 @@ def _words(config: RunConfig, layout: Layout) -> str:
     tokens = layout.sequences * config.training.max_length
     recomputed = f", {layout.recomputed} layers recomputed" if layout.recomputed else ""
     return f"{layout.accumulation} forward passes of {tokens:,} tokens{recomputed}"
+
+
+def _gib(limit: float) -> str:
+    return "this machine's memory" if math.isinf(limit) else f"{limit / card.GIB:.1f} GiB"
 
 
 def _say_rehearsal(rehearsal: Rehearsal) -> None:

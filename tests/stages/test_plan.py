@@ -1,0 +1,107 @@
+"""plan: what fits, what doesn't, and the nearest setting that does; from shapes alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tests.tiny import make_tokenizer
+
+from solotune import cli
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture
+def large(small_experiment: Path, tmp_path: Path, tiny_tokenizer: Path) -> Path:
+    """small.yaml on a GPU, for a base model of 8B whose weights are an empty file: no weight is ever looked at."""
+    model = tmp_path / "large"
+    model.mkdir()
+    make_tokenizer(model)
+    (model / "config.json").write_text(json.dumps(LLAMA_8B))
+    (model / "model.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+    text = small_experiment.read_text()
+    name = re.search(r"name_or_path: (\S+?),", text)
+    assert name is not None
+    text = text.replace(name[1], str(model)).replace("device: cpu", "device: cuda")
+    text = text.replace("max_length: 128", "max_length: 2048").replace(
+        "per_device_train_batch_size: 2", "per_device_train_batch_size: 1"
+    )
+    text = text.replace("gradient_accumulation_steps: 2", "gradient_accumulation_steps: 8")
+    text = text.replace("activation_checkpointing: false", "activation_checkpointing: null").replace(
+        "lora_dropout: 0.1", "lora_dropout: 0.0"
+    )
+    small_experiment.write_text(text)
+    assert cli.main(["fetch", "--config", "small.yaml"]) == 0
+    assert cli.main(["prepare", "--config", "small.yaml"]) == 0
+    return small_experiment
+
+
+def planned(capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert cli.main(["plan", "--config", "small.yaml", *more]) == code
+    said = capsys.readouterr()
+    return said.out + said.err
+
+
+def test_a_24_gb_card_takes_an_8b_model_in_packs_without_recomputation(
+    large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = planned(capsys, "--vram", "24")
+    assert "a step: 4 forward passes of 4,096 tokens, 0 of 32 layers recomputed" in said
+    for part in ("base model", "adapter and its gradient", "optimiser", "activations", "output head"):
+        assert part in said
+    assert "determinism: the same machine, config and data give the same adapter" in said
+    assert re.search(r"fits: 1\d\.\d of 22\.5 GiB that a card of 24 GB has to give", said)
+
+
+def test_a_smaller_card_recomputes_and_the_effective_batch_stays(
+    large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = planned(capsys, "--vram", "12")
+    found = re.search(r"a step: (\d) forward passes of ([\d,]+) tokens, (\d+) of 32 layers recomputed", said)
+    assert found is not None
+    assert int(found[1]) * int(found[2].replace(",", "")) == 8 * 2048
+    assert planned(capsys, "--vram", "24", "--set", "card.vram_gib=10.5").count(found[0]) == 1, "the cap is the card"
+
+
+def test_what_doesnt_fit_says_the_nearest_setting_that_does(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = planned(capsys, "--vram", "24", "--set", "training.activation_checkpointing=false",
+                   "--set", "card.tokens_per_micro_batch=16384", code=2)  # fmt: skip
+    assert "training needs about " in said
+    assert "It fits with --set training.activation_checkpointing=null --set card.tokens_per_micro_batch=null" in said
+    said = planned(capsys, "--vram", "8", code=2)
+    advice = re.search(r"It fits with --set (training\.max_length=\d+)", said)
+    assert advice is not None
+    assert "fits: " in planned(capsys, "--vram", "8", "--set", advice[1])
+    assert "Quantise the base model" in planned(capsys, "--vram", "16", "--set", "quantization=null", code=2)
+    assert "Choose a smaller base model" in planned(capsys, "--vram", "6", code=2)
+
+
+def test_a_card_allows_no_more_than_it_has(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = planned(capsys, "--vram", "12", "--set", "card.vram_gib=20", code=2)
+    assert "card.vram_gib allows 20 GiB, and the GPU has 12.0" in said
+
+
+def test_a_micro_batch_that_doesnt_divide_the_effective_batch_is_refused_with_those_that_do(
+    large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = planned(capsys, "--vram", "24", "--set", "card.tokens_per_micro_batch=6144", code=2)
+    assert "doesn't divide the effective batch of 8 sequences of 2048 tokens; these do: 2048, 4096, 8192, 16384" in said
+
+
+def test_what_isnt_promised_is_told(large: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = planned(capsys, "--vram", "24", "--set", "determinism=seeded")
+    assert "determinism: seeded: kernels may add in another order" in said
