@@ -174,3 +174,16 @@ def test_what_differs_today_is_told_by_name_and_what_changes_no_bit_is_not() -> 
         "gpu.0.driver: 580.1 -> none",
         "gpu.0.name: RTX 4090 -> none",
     ]
+
+
+def test_on_wsl_expandable_segments_are_dropped_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "6.6.87.2-microsoft-standard-WSL2")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512,expandable_segments:True")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    environment.prepare_process(device="cpu")
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:512"
+    assert os.environ["PYTORCH_ALLOC_CONF"] == ""
+    monkeypatch.setattr(platform, "release", lambda: "6.8.0-generic")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    environment.prepare_process(device="cpu")
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"

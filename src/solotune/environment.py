@@ -53,12 +53,23 @@ def prepare_process(*, device: str, online: bool = False) -> None:
     if not sys.stdout.isatty():
         settings["TQDM_DISABLE"] = "1"  # bars are for terminals; a log would get a line for each of their moves
     os.environ.update(settings)
+    if is_wsl():
+        _drop_expandable_segments()
     _quiet_upstream()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif visible is None or "," in visible:
         os.environ["CUDA_VISIBLE_DEVICES"] = (visible or "0").split(",")[0]
+
+
+def _drop_expandable_segments() -> None:
+    """They fail on WSL with drivers before 616.92 (pytorch/pytorch#192330); the rest of the setting stays."""
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        entries = [entry for entry in os.environ.get(name, "").split(",") if entry]
+        kept = [entry for entry in entries if not entry.strip().startswith("expandable_segments")]
+        if kept != entries:
+            os.environ[name] = ",".join(kept)
 
 
 def _quiet_upstream() -> None:

@@ -19,6 +19,8 @@ def generate(
     encoder: ChatEncoder,
     config: RunConfig,
     on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    exactly: bool = False,
 ) -> list[str]:
     """The most likely answer to each prompt, as text up to the stop token.
 
@@ -26,6 +28,7 @@ def generate(
         model: with or without an adapter, in any mode.
         prompts: ids that end with the generation prompt (`ChatEncoder.encode_prompt`).
         on_rows: called with the number of rows done, after each batch.
+        exactly: answer with max_new_tokens, none less: for a benchmark.
 
     Returns:
         Answers in the order of `prompts`.
@@ -37,6 +40,7 @@ def generate(
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=config.evaluation.max_new_tokens,
+        min_new_tokens=config.evaluation.max_new_tokens if exactly else None,
         eos_token_id=sorted(encoder.stop_ids),
         pad_token_id=encoder.pad_id,
         use_cache=True,

@@ -31,7 +31,7 @@ from solotune.dataset.contract import Row
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, DataError
 from solotune.metrics import METRICS
-from solotune.modeling import determinism
+from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder, Encoded
 from solotune.modeling.generate import generate
@@ -70,6 +70,7 @@ def run(wanted: str, split: Split | None = None) -> EvalReport:
         manifest, outcome = run_dir.finished()
         config = load(run_dir.config_of(manifest))
         determinism.start(config)
+        card.enforce(config)
         split = split or config.evaluation.split
         locks.enter_context(held(Path(config.dataset.splits_dir), command, shared=True))
         rows = _held_out(config, manifest, split)

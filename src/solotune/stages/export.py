@@ -19,7 +19,7 @@ from solotune.config.schema import RunConfig
 from solotune.console import Progress, say, stage, table
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, DataError, ProofError
-from solotune.modeling import determinism
+from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model, load_plain_model
 from solotune.modeling.chat import ChatEncoder, Encoded
 from solotune.modeling.likelihood import loss, perplexity, score
@@ -97,6 +97,7 @@ def _export_merged(
     run_dir: RunDir, manifest: RunManifest, config: RunConfig, base: ModelDir
 ) -> tuple[Artefact, _Proof]:
     determinism.start(config)
+    card.enforce(config)
     encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
     rows = _proof_rows(config, manifest, encoder)
     merged = run_dir.export / "merged"

@@ -13,6 +13,7 @@ from solotune.artifacts.disk import refuse_without_room
 from solotune.artifacts.run_dir import Layout, Rehearsal, RunDir, RunManifest
 from solotune.config.schema import RunConfig
 from solotune.console import duration, say, warn
+from solotune.environment import is_wsl
 from solotune.errors import MachineError
 from solotune.modeling import card, determinism, memory
 from solotune.modeling.base_model import load_base_model
@@ -34,6 +35,10 @@ def make_ready(
         MachineError: no layout fits, with what to change.
         ArtifactError: the disk has no room for the coming checkpoints.
     """
+    if is_wsl() and config.training.optim.startswith("paged"):
+        warn(
+            "paged optimisers use memory that WSL moves to the PC's at will; adamw_8bit takes little more and is faster"
+        )
     limit = card.enforce(config)
     shapes = memory.shapes(inputs.base)
     layout = manifest.layout or _chosen(config, shapes, inputs, limit)
