@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,13 @@ def test_no_fault_at_any_write_loses_anything() -> None:
     if shutil.which("strace") is None:
         pytest.skip("no strace")
     # In a process of its own: it forks, which a process whose threads have computed can't.
-    command = [sys.executable, str(Path(__file__).parent / "sweep.py")]
+    # Every second case of each kind; all of them, in benchmarks/results, take twenty minutes.
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "sweep.py"),
+        "--every",
+        os.environ.get("SOLOTUNE_EVERY", "2"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "strace can't attach here" in done.stderr:
         pytest.skip("this machine lets no process trace another")

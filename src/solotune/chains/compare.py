@@ -8,10 +8,17 @@ from typing import Any
 
 import msgspec
 
-from solotune.artifacts.run_dir import Difference, RunDir, StepFingerprint, Verdict
+from solotune import environment
+from solotune.artifacts.run_dir import Difference, RunDir, RunManifest, StepFingerprint, Verdict
 
 LOGGED = ("loss", "grad_norm", "learning_rate", "tokens", "trained_tokens", "eval_loss")
 """Of a line of metrics.jsonl; the rest is time and memory, which no two runs share."""
+
+
+def differs(then: RunManifest, now: RunManifest) -> list[str]:
+    """What of machine, code, libraries and layout isn't the same in two runs, in words."""
+    ours, theirs = ({**m.environment, "layout": msgspec.to_builtins(m.layout)} for m in (then, now))
+    return environment.differences(ours, theirs)
 
 
 def compare_fingerprints(run: RunDir, other: RunDir, since: int = 0) -> Verdict:

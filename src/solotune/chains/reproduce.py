@@ -6,12 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from solotune import environment
 from solotune.artifacts.files import differing_files, read_record
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import EvalReport, ExportRecord, Reproduction, RunDir, RunManifest, Verdict, new_run_id
 from solotune.artifacts.splits_dir import SplitsDir
-from solotune.chains.compare import compare_metrics
+from solotune.chains.compare import compare_metrics, differs
 from solotune.chains.process import run_stage
 from solotune.config.load import load
 from solotune.config.schema import RunConfig
@@ -52,7 +51,7 @@ def run(wanted: str) -> Reproduction:
     assert again.outcome is not None
     reproduction = Reproduction(
         of=first.run_id,
-        differs_today=environment.differences(manifest.environment, again.environment),
+        differs_today=differs(manifest, again),
         training=training,
         adapter_equal=again.outcome.adapter == outcome.adapter,
         report_equal=_same_figures(report, second.report()) if report else None,

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from solotune import environment
 from solotune.artifacts.lock import held
 from solotune.artifacts.run_dir import Difference, RunDir, RunManifest, Verdict, Verification
-from solotune.chains.compare import compare_fingerprints, compare_metrics
+from solotune.chains.compare import compare_fingerprints, compare_metrics, differs
 from solotune.chains.process import run_stage
 from solotune.console import say, stage, table
 from solotune.errors import ProofError
@@ -50,7 +49,7 @@ def run(wanted: str, steps: int) -> Verification:
                 at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 steps=until,
                 resumed_at=half,
-                differs_today=environment.differences(manifest.environment, straight.manifest().environment),
+                differs_today=differs(manifest, straight.manifest()),
                 rerun=compare_fingerprints(straight, again),
                 resume=compare_fingerprints(straight, resumed),
                 original=_original(run_dir, manifest, straight, until),

@@ -16,14 +16,13 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
+from solotune.modeling.step import head
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in 4 bits, and its share of an 8-bit scale for 64 weights and of a 32-bit one for 256 scales."""
 _LOGITS_TILE = 4096 * 32768
 """Values that TRL's fused output head holds at once (`trl/kernels/chunked_logprob.py`)."""
-HEAD_ROWS = 1024
-"""Rows of logits that our output head holds at once."""
 _TO_RESIDUAL = ("o_proj", "down_proj")
 """Layers whose output is added to the residual stream, and isn't kept by itself."""
 
@@ -118,7 +117,7 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
     return {
         "activations": max(at_the_turn, in_a_recomputed_layer),
         "gradients on their way": tokens * (2 * model.intermediate + model.hidden) * width,
-        "output head": HEAD_ROWS * model.vocabulary * width,
+        "output head": head.ROWS * model.vocabulary * width,
     }
 
 

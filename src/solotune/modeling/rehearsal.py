@@ -51,9 +51,11 @@ def rehearse(trainer: AdapterTrainer, encoder: ChatEncoder, allowed_bytes: float
         _answer(trainer, encoder)
         checkpoint_bytes, checkpoint_seconds = _save(trainer, optimizer)
         del optimizer
+        peak = torch.cuda.max_memory_allocated() if on_gpu else None
+        reserved = torch.cuda.max_memory_reserved() if on_gpu else None
     return Rehearsal(
-        peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else None,
-        reserved_bytes=torch.cuda.max_memory_reserved() if on_gpu else None,
+        peak_bytes=peak,
+        reserved_bytes=reserved,
         allowed_bytes=int(allowed_bytes) if on_gpu else None,
         checkpoint_bytes=checkpoint_bytes,
         checkpoint_seconds=round(checkpoint_seconds, 2),
@@ -136,7 +138,8 @@ def _or_else(what: str, fix: str) -> Iterator[None]:
 @contextmanager
 def _as_it_was(trainer: AdapterTrainer) -> Iterator[None]:
     """Puts adapter, generators, counters and optimiser back, whatever happens."""
-    weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    # On the CPU: a copy beside would be in the peak.
+    weights = {n: p.detach().to("cpu", copy=True) for n, p in trainer.model.named_parameters() if p.requires_grad}
     state = generators()
     try:
         yield
@@ -152,3 +155,4 @@ def _as_it_was(trainer: AdapterTrainer) -> Iterator[None]:
         set_generators(state)
         if trainer.config.device == "cuda":
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()  # training's own peak is told at its end

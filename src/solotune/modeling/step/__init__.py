@@ -1,5 +1,5 @@
-"""The training step on packs of one shape: LoRA layers in one operation each, attention by the packs' boundaries, compiled
-decoder layers, output head and loss in one.
+"""The training step on packs of one shape: LoRA layers in one operation each, attention by the packs' boundaries,
+compiled decoder layers, output head and loss in one.
 
     step = FixedStep(peft_model)               # once, after the model was loaded and the adapter added
     loss = step.loss(pack, num_items)          # in the trainer's compute_loss; backward() as ever
@@ -27,15 +27,34 @@ def why_not(config: RunConfig, base: ModelDir) -> str:
     """Why upstream's way has to do for this run; empty where packs of one shape work."""
     found = json.loads(base.config.read_text(encoding="utf-8"))
     family = found.get("model_type")
+    head_dim = _head_dim(found)
+    quantization = config.quantization
     reasons = {
         "it is for GPUs": config.device != "cuda",
         "training.packing is off": not config.training.packing,
         "model.dtype isn't bfloat16": config.model.dtype != "bfloat16",
         "model.attn_implementation isn't sdpa": config.model.attn_implementation != "sdpa",
+        "quantization.bnb_4bit_quant_type isn't nf4": quantization and quantization.bnb_4bit_quant_type != "nf4",
         f"layers of {family} models haven't been tried with it": family not in FAMILIES,
-        "this model drops out in its attention": bool(found.get("attention_dropout")),
+        "this model came quantised": found.get("quantization_config"),
+        "this model drops out in its attention": found.get("attention_dropout"),
+        "this model scales or caps its logits": any(found.get(key) not in (None, 1) for key in head.CHANGES_LOGITS),
+        f"the attention kernel knows no heads of {head_dim}": head_dim and not varlen_attention.fits(head_dim),
+        "use_sliding_window and layer_types in this model's config.json contradict": _window_contradicts(found),
     }
     return next((why for why, applies in reasons.items() if applies), "")
+
+
+def _head_dim(found: dict[str, Any]) -> int | None:
+    """Features of an attention head; None where it is left to transformers, whose defaults all fit."""
+    hidden, heads = found.get("hidden_size"), found.get("num_attention_heads")
+    return found.get("head_dim") or (hidden // heads if hidden and heads else None)
+
+
+def _window_contradicts(found: dict[str, Any]) -> bool:
+    """SmolLM3's mask has a window then of which its attention isn't told (`modeling_smollm3.py`)."""
+    sliding = "sliding_attention" in (found.get("layer_types") or ())
+    return found.get("model_type") == "smollm3" and sliding and not found.get("use_sliding_window")
 
 
 class FixedStep:
@@ -49,14 +68,13 @@ class FixedStep:
 
     def __init__(self, model: Any, *, recomputed: int = 0, compiled: bool = True) -> None:
         varlen_attention.register()
-        self._model, self._recomputed = model, recomputed
         self._causal = model.get_base_model()
-        self._attention = self._causal.config._attn_implementation
-        self.fused = fused_lora.fuse(model)
-        self._layers = layers.CompiledLayers(model) if compiled else None
-        self._random = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
-        self._hook: Any = None
         assert head.supported(self._causal)
+        self._attention = self._causal.config._attn_implementation
+        fused_lora.fuse(model)
+        drops = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
+        self._layers = layers.StepLayers(model, recomputed=recomputed, compiled=compiled, random=drops)
+        self._hook: Any = None
 
     def loss(self, pack: dict[str, Any], num_items: torch.Tensor | int) -> torch.Tensor:
         """Negative log-likelihood of the pack's labels over `num_items`, those of the whole accumulated batch.
@@ -81,9 +99,7 @@ class FixedStep:
             return
         self._causal.set_attn_implementation(varlen_attention.NAME)
         self._hook = layers.inputs_need_gradient(self._causal)
-        layers.recompute(self._model, self._recomputed, random=self._random)
-        if self._layers:
-            self._layers.on()
+        self._layers.on()
 
     def off(self) -> None:
         """For padded batches and generation; the LoRA layers stay fused, they serve any shape."""
@@ -92,6 +108,4 @@ class FixedStep:
         self._causal.set_attn_implementation(self._attention)
         self._hook.remove()
         self._hook = None
-        layers.recompute(self._model, 0)
-        if self._layers:
-            self._layers.off()
+        self._layers.off()

@@ -1,8 +1,8 @@
 """PEFT's LoRA modules, computing in one operation (`lora_operation`).
 
 `fuse(model)` changes the class of PEFT's modules to a subclass with another `forward`; parameters, names, saving,
-loading and `disable_adapter` stay PEFT's. What isn't plain LoRA (DoRA, merged or several adapters, an output of few rows
-without gradient, which bitsandbytes has a kernel for) goes PEFT's way.
+loading and `disable_adapter` stay PEFT's. What isn't plain LoRA (DoRA, merged or several adapters, an output of few
+rows without gradient, which bitsandbytes has a kernel for) goes PEFT's way.
 """
 
 from __future__ import annotations

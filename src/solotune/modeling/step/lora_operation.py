@@ -1,9 +1,9 @@
 """LoRA on frozen linear layers that share an input, as one operation with its own gradient.
 
 PEFT computes `base(x) + B(A(dropout(x))) * scaling` in six operations, each of which reads and writes a whole
-activation, and casts x to the adapter's float32 (`peft/tuners/lora/bnb.py`, `Linear4bit.forward`). Here the product with
-A is as wide as the layers that share an input, the product with B is added by the matrix product that computes it, and a
-4-bit weight is turned back into 16 bit right before its use, twice a step, and never kept.
+activation, and casts x to the adapter's float32 (`peft/tuners/lora/bnb.py`, `Linear4bit.forward`). Here the product
+with A is as wide as the layers that share an input, the product with B is added by the matrix product that computes it,
+and a 4-bit weight is turned back into 16 bit right before its use, twice a step, and never kept.
 
 The operation is opaque to torch.compile. That matters for memory: a compiler that saw the 16-bit weight would keep it
 for the backward pass.
@@ -12,7 +12,7 @@ for the backward pass.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,8 +51,8 @@ def lora(
         masters: the float32 parameters A_0 … B_0 …; the gradients go to them, the values aren't read.
         scalings: of each layer, for the gradient of A.
     """
-    *outs, _ = torch.ops.solotune.lora(x, x_lora, weights, quants, biases, a, bs, masters, scalings)
-    return outs
+    outs: list[torch.Tensor] = torch.ops.solotune.lora(x, x_lora, weights, quants, biases, a, bs, masters, scalings)
+    return outs[:-1]
 
 
 def _forward(
@@ -260,7 +260,7 @@ def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, ...]:
     )
 
 
-_OPERATIONS = {
+_OPERATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "lora(Tensor x, Tensor? x_lora, Tensor[] weights, Tensor[] quants, Tensor[] biases, Tensor a, Tensor[] bs, "
     "Tensor[] masters, float[] scalings) -> Tensor[]": (_forward, _forward_fake),
     "lora_backward_input(Tensor[] dys, Tensor t, Tensor[] weights, Tensor[] quants, Tensor a, Tensor[] bs, "

@@ -20,6 +20,58 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "packed_varlen"
 
 
+def register() -> None:
+    """Makes the name known to transformers; the mask function gives none, whatever the batch holds."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def fits(head_dim: int) -> bool:
+    """Whether the kernel takes heads of this size, with gradients, on every card since Ampere.
+
+    From 193 to 224 those of compute capability 8.6, 8.9 and 12.0 have no backward pass (`sdp_utils.cpp`,
+    `check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120`).
+    """
+    return head_dim % 8 == 0 and (head_dim <= 192 or 224 < head_dim <= 256)
+
+
+def attention(
+    _module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    pack_ends: torch.Tensor | None = None,
+    pack_extent: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' contract: (1, heads, tokens, dim) in, (1, tokens, heads, dim) out.
+
+    Args:
+        pack_ends: int32, 0 and where each document ends; longer than that is fine.
+        pack_extent: on the CPU, the number of documents and the length of the longest.
+        sliding_window: how many positions a token sees, itself included.
+
+    Raises:
+        ValueError: the batch is no pack, or the model's attention has what this one hasn't.
+    """
+    if pack_ends is None or pack_extent is None or query.shape[0] != 1:
+        raise ValueError(f"{NAME} needs packs; use sdpa for padded batches and for generation")
+    if dropout or kwargs.get("softcap") or kwargs.get("s_aux") is not None:
+        raise ValueError(f"{NAME} knows neither attention dropout nor softcap nor sinks")
+    q, k, v = (x.transpose(1, 2).squeeze(0).contiguous() for x in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    out, _ = torch.ops.solotune.varlen(q, k, v, pack_ends, pack_extent, scale, sliding_window or 0)
+    return out.unsqueeze(0), None
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    return None
+
+
 @torch.library.custom_op("solotune::varlen", mutates_args=())
 def varlen(
     q: torch.Tensor,
@@ -34,49 +86,65 @@ def varlen(
 
     Args:
         q: (tokens, heads, dim); k and v may have fewer heads.
-        ends: int32, 0 and where each document ends; longer than that is fine.
-        extent: on the CPU, the number of documents and the length of the longest.
-        window: how many positions a token sees, itself included; 0 for all.
+        ends, extent: as in `attention`.
+        window: 0 for all positions.
     """
     documents, longest = extent.tolist()
-    if not q.is_cuda:
-        (out,) = _on_cpu(q, k, v, ends[: documents + 1], scale, window)
-        return out.to(q.dtype), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     bounds = ends[: documents + 1]
+    if not q.is_cuda:
+        out = _on_cpu(q, k, v, bounds, scale, window)
+        return out.to(q.dtype), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        q, k, v, bounds, bounds, longest, longest, 0.0, not window, False,
-        scale=scale, window_size_left=window - 1 if window else -1, window_size_right=0 if window else -1,
-    )  # fmt: skip
+        q, k, v, bounds, bounds, longest, longest, 0.0, not window, False, scale=scale, **_window(window)
+    )
     return out, lse
 
 
 @varlen.register_fake
-def _(q, k, v, ends, extent, scale, window):  # type: ignore[no-untyped-def]
-    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(
-        q.shape[1], q.shape[0], dtype=torch.float32
-    )
+def _varlen_fake(
+    q: torch.Tensor,
+    _k: torch.Tensor,
+    _v: torch.Tensor,
+    _ends: torch.Tensor,
+    _extent: torch.Tensor,
+    _scale: float,
+    _window: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+    return torch.empty_like(q, memory_format=torch.contiguous_format), lse
 
 
 @torch.library.custom_op("solotune::varlen_backward", mutates_args=())
 def varlen_backward(
-    dout: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor,
-    ends: torch.Tensor, extent: torch.Tensor, scale: float, window: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    dout: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    ends: torch.Tensor,
+    extent: torch.Tensor,
+    scale: float,
+    window: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k, v."""
     documents, longest = extent.tolist()
-    if not q.is_cuda:
-        dq, dk, dv = (x.to(q.dtype) for x in _on_cpu(q, k, v, ends[: documents + 1], scale, window, dout))
-        return dq, dk, dv
     bounds = ends[: documents + 1]
-    unused = torch.empty(2, dtype=torch.uint64, device=q.device)
-    return torch.ops.aten._flash_attention_backward(
+    if not q.is_cuda:
+        dq, dk, dv = (x.to(q.dtype) for x in _backward_on_cpu(dout, q, k, v, bounds, scale, window))
+        return dq, dk, dv
+    unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of dropout's generator
+    dq, dk, dv = torch.ops.aten._flash_attention_backward(
         dout, q, k, v, out, lse, bounds, bounds, longest, longest, 0.0, not window, unused, unused,
-        scale=scale, window_size_left=window - 1 if window else -1, window_size_right=0 if window else -1,
+        scale=scale, **_window(window),
     )  # fmt: skip
+    return dq, dk, dv
 
 
 @varlen_backward.register_fake
-def _(dout, q, k, v, out, lse, ends, extent, scale, window):  # type: ignore[no-untyped-def]
+def _varlen_backward_fake(
+    _dout: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
@@ -87,81 +155,54 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 
 def _backward(ctx: Any, dout: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     q, k, v, out, lse, ends, extent = ctx.saved_tensors
-    return (
-        *varlen_backward(dout.contiguous(), q, k, v, out, lse, ends, extent, ctx.scale, ctx.window),
-        None,
-        None,
-        None,
-        None,
-    )
+    dq, dk, dv = varlen_backward(dout.contiguous(), q, k, v, out, lse, ends, extent, ctx.scale, ctx.window)
+    return dq, dk, dv, None, None, None, None
 
 
 varlen.register_autograd(_backward, setup_context=_setup_context)
 
 
-def attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    pack_ends: torch.Tensor | None = None,
-    pack_extent: torch.Tensor | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' contract: (1, heads, tokens, dim) in, (1, tokens, heads, dim) out."""
-    if pack_ends is None or pack_extent is None or query.shape[0] != 1:
-        raise ValueError(f"{NAME} needs packs; use sdpa for padded batches and for generation")
-    if dropout or kwargs.get("softcap") or kwargs.get("s_aux") is not None:
-        raise ValueError(f"{NAME} knows neither attention dropout nor softcap nor sinks")
-    q, k, v = (x.transpose(1, 2).squeeze(0).contiguous() for x in (query, key, value))
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-    out, _ = torch.ops.solotune.varlen(q, k, v, pack_ends, pack_extent, scale, sliding_window or 0)
-    return out.unsqueeze(0), None
+def _window(window: int) -> dict[str, int]:
+    """How many positions before and after a token it sees besides itself, as the kernel is told; -1 for all."""
+    return {"window_size_left": window - 1 if window else -1, "window_size_right": 0 if window else -1}
 
 
 def _on_cpu(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float, window: int
+) -> torch.Tensor:
+    p, _, _, v = _probabilities(q, k, v, bounds, scale, window)
+    return (p @ v).transpose(0, 1).contiguous()
+
+
+def _backward_on_cpu(
+    dout: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    ends: torch.Tensor,
+    bounds: torch.Tensor,
     scale: float,
     window: int,
-    dout: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """Written out, since an operation's inside has no autograd."""
+    group = q.shape[1] // k.shape[1]
+    p, q, k, v = _probabilities(q, k, v, bounds, scale, window)
+    dout = dout.transpose(0, 1).float()
+    dp = dout @ v.transpose(1, 2)
+    ds = p * (dp - (dp * p).sum(-1, keepdim=True)) * scale
+    dk, dv = (x.unflatten(0, (-1, group)).sum(1) for x in (ds.transpose(1, 2) @ q, p.transpose(1, 2) @ dout))
+    return [x.transpose(0, 1).contiguous() for x in (ds @ k, dk, dv)]
+
+
+def _probabilities(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float, window: int
 ) -> tuple[torch.Tensor, ...]:
-    """The output, or the gradients for that of the output; written out, since an operation's inside has no autograd."""
+    """What each token attends to (heads, tokens, tokens), and q, k, v as (heads, tokens, dim); all in float32."""
     at = torch.arange(len(q))
-    document = torch.searchsorted(ends, at.to(ends.dtype), right=True)
+    document = torch.searchsorted(bounds, at.to(bounds.dtype), right=True)
     mask = (document[:, None] == document[None, :]) & (at[:, None] >= at[None, :])
     if window:
         mask &= at[:, None] - at[None, :] < window
     group = q.shape[1] // k.shape[1]
     q, k, v = (x.transpose(0, 1).float() for x in (q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)))
     p = (q @ k.transpose(1, 2) * scale).masked_fill(~mask, -torch.inf).softmax(-1)
-    if dout is None:
-        return ((p @ v).transpose(0, 1).contiguous(),)
-    dout = dout.transpose(0, 1).float()
-    dp = dout @ v.transpose(1, 2)
-    ds = p * (dp - (dp * p).sum(-1, keepdim=True)) * scale
-    dk, dv = (x.unflatten(0, (-1, group)).sum(1) for x in (ds.transpose(1, 2) @ q, p.transpose(1, 2) @ dout))
-    return tuple(x.transpose(0, 1).contiguous() for x in (ds @ k, dk, dv))
-
-
-def bounds(lengths: list[int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`pack_ends` of a fixed size and `pack_extent` for documents of these lengths, both on the CPU.
-
-    The second must stay there.
-    """
-    ends = torch.zeros(size, dtype=torch.int32)
-    ends[1 : len(lengths) + 1] = torch.tensor(lengths).cumsum(0)
-    ends[len(lengths) + 1 :] = ends[len(lengths)]
-    return ends, torch.tensor([len(lengths), max(lengths)])
-
-
-def register() -> None:
-    """Makes the name known to transformers; the mask function gives none, whatever the batch holds."""
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+    return p, q, k, v
