@@ -3,8 +3,8 @@
     python benchmarks/eval_speed.py --config CONFIG --batch-sizes 16 32 64 --json found.json
 
 The model is the config's with a fresh adapter, loaded as `evaluate` loads it; the rows are those of its evaluation
-split, repeated to --rows. The naive loop takes one row at a time: `generate` for the answer, a forward pass of the whole
-row for its loss. Both answer with --new-tokens exactly (the stop token is forbidden), so their tokens are the same.
+split, repeated to --rows. The naive loop takes one row at a time: `generate` for the answer, a forward pass of the
+whole row for its loss. Both answer with --new-tokens exactly (the stop token is forbidden): the same work.
 """
 
 from __future__ import annotations
@@ -42,81 +42,115 @@ def main() -> None:
 
 def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of each way, and how many times the naive one that is."""
-    import peft
-    import torch
-
-    from solotune.artifacts.model_dir import ModelDir
-    from solotune.artifacts.splits_dir import SplitsDir
-    from solotune.dataset.stored import read_rows
     from solotune.environment import gpus, library_versions
-    from solotune.modeling import card, determinism
-    from solotune.modeling.base_model import autocast, load_base_model
-    from solotune.modeling.chat import ChatEncoder
-    from solotune.modeling.generate import generate
-    from solotune.modeling.likelihood import score
-    from solotune.modeling.lora import peft_config
 
-    card.enforce(config)
-    determinism.start(config)
-    base = ModelDir.of(config.model)
-    encoder = ChatEncoder.open(base, config.model.chat_template_path)
-    model = peft.get_peft_model(load_base_model(base, config), peft_config(config.lora, config.model)).eval()
-    rows = list(read_rows(SplitsDir(Path(config.dataset.splits_dir)).split(config.evaluation.split)))
-    rows = (rows * -(-arguments.rows // len(rows)))[: arguments.rows]
-    encoded = [tokens.with_labels() for tokens in encoder.encode_batch([row.messages for row in rows])]
-    prompts = [encoder.encode_prompt(row.messages[:-1]) for row in rows]
-    new = arguments.new_tokens
-
-    def seconds(work: Callable[[], Any]) -> float:
-        if config.device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        if config.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    def answer_one(prompt: list[int]) -> None:
-        ids = torch.tensor([prompt], device=model.device)
-        with torch.no_grad(), autocast(config):
-            model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new,
-                min_new_tokens=new, pad_token_id=encoder.pad_id, use_cache=True,
-            )  # fmt: skip
-
-    def score_one(row: Any) -> None:
-        ids = torch.tensor([row.input_ids], device=model.device)
-        with torch.no_grad(), autocast(config):
-            model(input_ids=ids, labels=torch.tensor([row.labels], device=model.device), use_cache=False).loss.item()
-
-    def of(batch_size: int) -> Any:
-        evaluation = config.evaluation.model_copy(update={"batch_size": batch_size, "max_new_tokens": new})
-        return config.model_copy(update={"evaluation": evaluation})
-
-    few = prompts[: arguments.naive_rows]
-    answer_one(few[0])
-    naive = len(few) * new / seconds(lambda: [answer_one(prompt) for prompt in few])
-    measured = {"answers, naive": {"tokens_per_second": naive, "times_naive": 1.0}}
+    bench = _Bench(config, arguments.rows, arguments.new_tokens)
+    measured: dict[str, float] = {"answers, naive": bench.naive_answers(arguments.naive_rows)}
     for batch_size in arguments.batch_sizes:
-        generate(model, prompts[:batch_size], encoder, of(batch_size), exactly=True)
-        rate = len(prompts) * new / seconds(lambda n=batch_size: generate(model, prompts, encoder, of(n), exactly=True))
-        measured[f"answers, {batch_size} at once"] = {"tokens_per_second": rate, "times_naive": rate / naive}
-    tokens = sum(len(row.input_ids) for row in encoded)
-    score_one(encoded[0])
-    naive = tokens / seconds(lambda: [score_one(row) for row in encoded])
-    score(model, encoded[:8], config)
-    rate = tokens / seconds(lambda: score(model, encoded, config))
-    measured["scores, naive"] = {"tokens_per_second": naive, "times_naive": 1.0}
-    measured["scores, packed"] = {"tokens_per_second": rate, "times_naive": rate / naive}
+        measured[f"answers, {batch_size} at once"] = bench.answers(batch_size)
+    measured |= {"scores, naive": bench.naive_scores(), "scores, packed": bench.scores()}
     return {
         "gpu": gpus(),
         "libraries": library_versions(),
         "date": time.strftime("%Y-%m-%d"),
         "config": config.name,
-        "rows": len(rows),
-        "new_tokens": new,
-        "measured": {k: {n: round(v, 2) for n, v in f.items()} for k, f in measured.items()},
+        "rows": arguments.rows,
+        "new_tokens": arguments.new_tokens,
+        "measured": {
+            name: {
+                "tokens_per_second": round(rate, 1),
+                "times_naive": round(rate / measured[f"{name.split(',')[0]}, naive"], 2),
+            }
+            for name, rate in measured.items()
+        },
     }
+
+
+class _Bench:
+    """The model, loaded as `evaluate` loads it, and the rows."""
+
+    def __init__(self, config: Any, rows: int, new_tokens: int) -> None:
+        import peft
+        import torch
+
+        from solotune.artifacts.model_dir import ModelDir
+        from solotune.artifacts.splits_dir import SplitsDir
+        from solotune.dataset.stored import read_rows
+        from solotune.modeling import card, determinism
+        from solotune.modeling.base_model import load_base_model
+        from solotune.modeling.chat import ChatEncoder
+        from solotune.modeling.lora import peft_config
+
+        card.enforce(config)
+        determinism.start(config)
+        self.torch, self.config, self.new_tokens = torch, config, new_tokens
+        base = ModelDir.of(config.model)
+        self.encoder = ChatEncoder.open(base, config.model.chat_template_path)
+        self.model = peft.get_peft_model(load_base_model(base, config), peft_config(config.lora, config.model)).eval()
+        found = list(read_rows(SplitsDir(Path(config.dataset.splits_dir)).split(config.evaluation.split)))
+        found = (found * -(-rows // len(found)))[:rows]
+        self.rows = [tokens.with_labels() for tokens in self.encoder.encode_batch([row.messages for row in found])]
+        self.prompts = [self.encoder.encode_prompt(row.messages[:-1]) for row in found]
+        self.tokens = sum(len(row.input_ids) for row in self.rows)
+
+    def naive_answers(self, rows: int) -> float:
+        self._answer(self.prompts[0])
+        few = self.prompts[:rows]
+        return len(few) * self.new_tokens / self._seconds(lambda: [self._answer(prompt) for prompt in few])
+
+    def answers(self, batch_size: int) -> float:
+        from solotune.modeling.generate import generate
+
+        evaluation = self.config.evaluation.model_copy(
+            update={"batch_size": batch_size, "max_new_tokens": self.new_tokens}
+        )
+        config = self.config.model_copy(update={"evaluation": evaluation})
+        seconds = self._seconds(lambda: generate(self.model, self.prompts, self.encoder, config, exactly=True))
+        return len(self.prompts) * self.new_tokens / seconds
+
+    def naive_scores(self) -> float:
+        self._score(self.rows[0])
+        return self.tokens / self._seconds(lambda: [self._score(row) for row in self.rows])
+
+    def scores(self) -> float:
+        from solotune.modeling.likelihood import score
+
+        score(self.model, self.rows[:8], self.config)
+        return self.tokens / self._seconds(lambda: score(self.model, self.rows, self.config))
+
+    def _answer(self, prompt: list[int]) -> None:
+        from solotune.modeling.base_model import autocast
+
+        ids = self.torch.tensor([prompt], device=self.model.device)
+        new = self.new_tokens
+        with self.torch.no_grad(), autocast(self.config):
+            self.model.generate(
+                input_ids=ids,
+                attention_mask=self.torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=new,
+                min_new_tokens=new,
+                pad_token_id=self.encoder.pad_id,
+                use_cache=True,
+            )
+
+    def _score(self, row: Any) -> None:
+        from solotune.modeling.base_model import autocast
+
+        ids, labels = (self.torch.tensor([x], device=self.model.device) for x in (row.input_ids, row.labels))
+        with self.torch.no_grad(), autocast(self.config):
+            self.model(input_ids=ids, labels=labels, use_cache=False).loss.item()
+
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.config.device == "cuda":
+            self.torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

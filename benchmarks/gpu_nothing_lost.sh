@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Nothing lost, on a GPU: a random 1B model, LoRA and QLoRA, packed, with dropout and without: the same adapter from two
+# runs, from `verify`'s, from one stopped by SIGTERM and from five that were killed at random moments.
+# Run in the root of a checkout; `python3` must hold what pyproject.toml asks for. Every line of the result has the
+# command and the adapter's sha256; summary in $OUT/nothing_lost.json. Runs share the card, and the second ones compile
+# everything anew, in a cache of their own.
+#   usage: OUT=folder gpu_nothing_lost.sh TOKENIZER_FOLDER [--small]
+set -euo pipefail
+tokenizer=$(realpath "$1")
+small=${2:-}
+root=$PWD
+: "${OUT:=$root}"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor
+mkdir -p "$work/data" "$work/models" "$OUT"
+ln -s "$root/configs" "$work/configs"
+ln -s "$root/data/raw" "$work/data/raw"
+cd "$work"
+lines=$work/lines.tsv
+clock() { printf -- '-- %s: %s s\n' "$1" "$SECONDS"; }
+
+given=(--set model.source=folder --set model.name_or_path=random-1b --set model.revision=null
+    --set training.max_length=512 --set training.max_steps=8 --set training.save_steps=3 --set training.eval_steps=4
+    --set training.per_device_train_batch_size=1 --set training.gradient_accumulation_steps=8
+    --set 'evaluation.metrics=[]')
+if [[ $small ]]; then # on a processor, to try the way
+    given+=(--set device=cpu --set training.max_length=256 --set training.gradient_accumulation_steps=1)
+else
+    # Seven side by side have room on a card of 80 GB.
+    given+=(--set card.vram_gib=9)
+fi
+lora=(--config configs/sft_lora.yaml "${given[@]}")
+qlora=(--config configs/sft_qlora.yaml "${given[@]}")
+dropout=(--set lora.lora_dropout=0.05)
+
+solotune() { python3 -P -m solotune "$@"; }
+adapter() { sha256sum "runs/$1/adapter/adapter_model.safetensors" | cut -d ' ' -f 1; }
+# NAME, the command, the sha256 or what went wrong
+note() {
+    printf '%s\t%s\t%s\n' "$1" "$3" "$2" >> "$lines"
+    printf '%-34s %s\n  %s\n' "$1" "$3" "$2"
+}
+
+# A run's id is fixed by what it is, so that each is found again.
+id() { printf '20260101-000000-%s-%s' "$1" "$(sha256sum <<< "$1" | cut -c 1-6)"; }
+train() { # NAME, then the command's own arguments
+    local run
+    run=$(id "$1")
+    if solotune train "${@:2}" --run-id "$run" > "$work/$1.log" 2>&1; then
+        note "$1" "solotune train ${*:2}" "$(adapter "$run")"
+    else
+        note "$1" "solotune train ${*:2}" "failed: $(tail -n 1 "$work/$1.log" | tr '\t' ' ')"
+    fi
+}
+
+stop_and_go_on() {
+    local name=qlora-dropout-stopped run code=0 pid
+    run=$(id "$name")
+    solotune train "${qlora[@]}" "${dropout[@]}" --run-id "$run" > "$work/$name.log" 2>&1 &
+    pid=$!
+    until grep -qs '"step": 2' "runs/$run/metrics.jsonl" || ! kill -0 "$pid" 2> /dev/null; do sleep 0.1; done
+    kill -TERM "$pid" 2> /dev/null || true
+    wait "$pid" || code=$?
+    solotune train --resume "$run" >> "$work/$name.log" 2>&1 || true
+    note "$name" "solotune train …; SIGTERM after step 2 (exit code $code); solotune train --resume" \
+        "$(adapter "$run" 2> /dev/null || echo "failed: $(tail -n 1 "$work/$name.log" | tr '\t' ' ')")"
+}
+
+verify() {
+    local code=0
+    solotune verify --run "$(id qlora-dropout-1)" --steps 6 > "$work/verify.log" 2>&1 || code=$?
+    cat "$work/verify.log"
+    note verify "solotune verify --run … --steps 6 (QLoRA, dropout)" "exit code $code"
+}
+
+kills() {
+    local code=0
+    python3 -P "$root/tests/faults/kills.py" "${qlora[@]}" "${dropout[@]}" --kills 5 --seed 1 \
+        --json "$work/kills.json" > "$work/kills.log" 2>&1 || code=$?
+    tail -n 6 "$work/kills.log"
+    note kills "tests/faults/kills.py … --kills 5 (QLoRA, dropout; exit code $code)" \
+        "$(tail -n 1 "$work/kills.log" | tr '\t' ' ')"
+}
+
+python3 -P "$root/benchmarks/train_memory.py" --tokenizer "$tokenizer" ${small:+--small} \
+    --write llama-3.2-1b random-1b
+solotune fetch "${lora[@]}"
+solotune prepare "${lora[@]}" > "$work/prepare.log" 2>&1
+clock 'model and rows'
+
+# The longest first; it goes on beside all others.
+kills &
+first=()
+train qlora-dropout-1 "${qlora[@]}" "${dropout[@]}" & first+=($!)
+train lora-dropout-1 "${lora[@]}" "${dropout[@]}" & first+=($!)
+train qlora-plain-1 "${qlora[@]}" & first+=($!)
+train lora-plain-1 "${lora[@]}" & first+=($!)
+wait "${first[@]}"
+clock 'first runs'
+verify &
+stop_and_go_on &
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor-2
+train qlora-dropout-2 "${qlora[@]}" "${dropout[@]}" &
+train lora-dropout-2 "${lora[@]}" "${dropout[@]}" &
+train qlora-plain-2 "${qlora[@]}" &
+train lora-plain-2 "${lora[@]}" &
+wait
+clock 'second runs, stopped and resumed, verify, kills'
+
+for run in runs/*/; do
+    name=$(basename "$run")
+    [[ $name != *qlora-dropout-1* ]] || cp "$run/manifest.json" "$OUT/nothing_lost.manifest.json"
+done
+cat "$work"/*.log > "$OUT/nothing_lost.log"
+python3 -P - "$lines" "$work/kills.json" "$work/runs" "$OUT/nothing_lost.json" << 'EOF'
+import datetime
+import json
+import pathlib
+import sys
+
+from solotune import environment
+
+lines, kills, runs, out = map(pathlib.Path, sys.argv[1:])
+rows = [line.split("\t") for line in lines.read_text().splitlines()]
+hashes = {name: found for name, found, _ in rows}
+manifests = {path.parent.name: json.loads(path.read_text()) for path in runs.glob("2*/manifest.json")}
+equal = {
+    kind: hashes.get(f"{kind}-1") == hashes.get(f"{kind}-2") and len(hashes.get(f"{kind}-1", "")) == 64
+    for kind in ("lora-dropout", "lora-plain", "qlora-dropout", "qlora-plain")
+}
+equal["stopped and resumed"] = hashes.get("qlora-dropout-stopped") == hashes.get("qlora-dropout-1")
+found = json.loads(kills.read_text()) if kills.exists() else None
+if found:
+    found["of_five_equal"] = sum(kill["equal"] for kill in found["kills"])
+    equal["killed and resumed"] = all(kill["equal"] for kill in found["kills"])
+    equal["kills' undisturbed run is the others'"] = found["adapter"] == hashes.get("qlora-dropout-1")
+verified = next((m["verification"] for m in manifests.values() if m.get("verification")), None)
+equal["verify"] = bool(verified) and hashes.get("verify") == "exit code 0"
+report = {
+    "date": datetime.date.today().isoformat(),
+    "script": "benchmarks/gpu_nothing_lost.sh",
+    "device": environment.gpus(),
+    "libraries": environment.library_versions(),
+    "model": "random weights, shapes of Llama 3.2 1B; packs of 512 tokens, 8 in a step, 8 steps",
+    "equal": equal,
+    "runs": [{"name": name, "adapter_sha256": found, "command": command} for name, found, command in rows],
+    "layouts": {name: m["layout"] for name, m in manifests.items()},
+    "rehearsals": {name: m["rehearsal"] for name, m in manifests.items()},
+    "verification": verified,
+    "kills": found,
+}
+out.write_text(json.dumps(report, indent=1) + "\n")
+print(json.dumps(equal, indent=1))
+sys.exit(not all(equal.values()))
+EOF
