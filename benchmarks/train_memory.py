@@ -258,7 +258,8 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
         "left_from_before_bytes": before,
     }
     if device == "cuda":
-        measured = torch.cuda.max_memory_allocated()
+        # What compiled code of earlier cases of this process still holds isn't this one's.
+        measured = torch.cuda.max_memory_allocated() - before
         record["reserved_bytes"] = torch.cuda.max_memory_reserved()
     else:
         measured = round(predicted.total)  # nothing is counted there; the way to here is what is tried

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.helpers import make_config
@@ -13,6 +15,7 @@ from solotune.modeling.layout import candidates, choose, smaller
 from solotune.modeling.memory import Shapes, estimate, shapes
 
 GIB = 2**30
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +122,28 @@ def test_after_a_lack_of_memory_the_next_layout_needs_clearly_less_until_none_is
         layout = smaller(llama_8b, qlora(), layout, 22.5 * GIB)
     assert len(needs) > 3
     assert all(after <= 0.93 * before for before, after in itertools.pairwise(needs))
+
+
+def measured() -> list[dict[str, Any]]:
+    """Peaks of training steps on packs, one H100; `benchmarks/train_memory.py` took them."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "2026-11-26-h100-train-memory.json").read_text())
+    return [case for case in report["cases"] if case["packing"]]
+
+
+def test_there_are_peaks_to_compare_with() -> None:
+    assert len(measured()) >= 12
+    assert len({case["shape"] for case in measured()}) >= 5
+
+
+@pytest.mark.parametrize("case", measured(), ids=lambda case: str(case["name"]))
+def test_the_estimate_for_packs_is_within_5_percent_of_the_measured_peak_and_hardly_ever_under_it(
+    case: dict[str, Any], tmp_path: Path
+) -> None:
+    from benchmarks.train_memory import Case, model_config, run_config
+
+    of_model = model_config(case["shape"])
+    of_model.save_pretrained(tmp_path)
+    config = run_config(Case(**{k: case[k] for k in Case.__dataclass_fields__}), case["max_length"], "cuda")
+    layout = Layout(case["sequences"], 2, min(case["recomputed"], of_model.num_hidden_layers), fixed_shape=True)
+    predicted = estimate(shapes(ModelDir(tmp_path)), config, layout).total
+    assert 0.98 <= predicted / case["measured_bytes"] <= 1.05

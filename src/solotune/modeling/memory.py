@@ -52,6 +52,8 @@ class Shapes:
     layers: int
     heads: int
     vocabulary: int
+    normed: tuple[str, ...] = ()
+    """Names of linear layers whose output is normed by itself (Qwen3's q and k); both are kept."""
 
 
 def shapes(model: ModelDir) -> Shapes:
@@ -66,11 +68,12 @@ def shapes(model: ModelDir) -> Shapes:
             built = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(f"{model.config} describes no model that this transformers knows: {error}") from error
-    head = built.get_output_embeddings()
+    output_head = built.get_output_embeddings()
+    names = [name for name, _ in built.named_modules()]
     linear = tuple(
         (name, m.in_features, m.out_features)
         for name, m in built.named_modules()
-        if isinstance(m, torch.nn.Linear) and m is not head
+        if isinstance(m, torch.nn.Linear) and m is not output_head
     )
     in_linear = sum(i * o for _, i, o in linear)
     text = config.get_text_config()
@@ -81,6 +84,7 @@ def shapes(model: ModelDir) -> Shapes:
         intermediate=text.intermediate_size,
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
+        normed=tuple(f"{n}_proj" for n in ("q", "k") if any(name.endswith(f".{n}_norm") for name in names)),
         vocabulary=text.vocab_size,
     )
 
@@ -106,7 +110,8 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
     adapted = _adapted(model, config)
     outputs = sum(o for name, _, o in model.linear if not name.endswith(_TO_RESIDUAL)) / model.layers
     attention = sum(i for name, i, _ in model.linear if name.endswith("o_proj")) / model.layers
-    kept = (2 * model.hidden + outputs + attention) * width
+    before_norms = sum(o for name, _, o in model.linear if name.endswith(model.normed)) / model.layers
+    kept = (2 * model.hidden + outputs + attention + before_norms) * width
     kept += config.lora.r * width * len(adapted) / model.layers + 4 * model.heads
     if config.lora.lora_dropout:
         kept += sum(i for _, i, _ in adapted) / model.layers  # a byte of each input: dropped or not
