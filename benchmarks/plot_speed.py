@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-WIDTH, LEFT, RIGHT, BAR, GAP, TITLE = 860, 270, 110, 22, 8, 44
+WIDTH, LEFT, RIGHT, BAR, GAP, TITLE = 860, 250, 160, 22, 8, 44
 RESULTS = Path(__file__).resolve().parent / "results"
 TITLES = {"dense": "Rows of 2,048 tokens", "real": "Realistic lengths (log-normal, median 200, at most 2,048)"}
 STYLE = """
@@ -61,9 +61,15 @@ def chart(report: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     told = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "unsloth") if name in versions
     )
-    foot = f"{cards}, {report['cap_gib']:g} GiB of it; QLoRA r=16, {report['model']}; {told}; {report['date']}"
-    parts.append(f'<text class="small" x="12" y="{y + 18:.0f}">{escape(foot)}</text>')
-    height = y + 32
+    foot = (
+        f"{cards}, {report['cap_gib']:g} GiB of it; QLoRA r=16, {report['model']}; {report['date']}; "
+        "bars: mean, lines: median",
+        told,
+    )
+    for line in foot:
+        y += 16
+        parts.append(f'<text class="small" x="12" y="{y:.0f}">{escape(line)}</text>')
+    height = y + 14
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
         f'aria-label="Training speed beside other tools">\n<style>{STYLE}</style>\n'
