@@ -62,8 +62,10 @@ def chart(report: dict[str, Any], runs: list[dict[str, Any]]) -> str:
         f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "unsloth") if name in versions
     )
     foot = (
-        f"{cards}, {report['cap_gib']:g} GiB of it; QLoRA r=16, {report['model']}; {report['date']}; "
-        "bars: mean, lines: median",
+        (
+            f"{cards}, {report['cap_gib']:g} GiB of it; QLoRA r=16, {report['model']}; {report['date']}; "
+            "bars: mean, lines: median"
+        ),
         told,
     )
     for line in foot:

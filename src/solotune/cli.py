@@ -26,7 +26,7 @@ Arguments = argparse.Namespace
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    before = signal.signal(signal.SIGTERM, _on_sigterm)
     if os.getppid() == 1:  # a container's only program: after Ctrl-Z nobody could wake it
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     try:
@@ -49,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         return _tell(error)
+    finally:
+        signal.signal(
+            signal.SIGTERM, before or signal.SIG_DFL
+        )  # one that comes while the interpreter ends has nobody to tell
     return 0
 
 

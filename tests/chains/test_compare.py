@@ -79,9 +79,25 @@ def test_logs_are_compared_in_what_two_runs_can_share(tmp_path: Path) -> None:
     assert verdict is not None
     assert verdict.equal
     assert verdict.compared == "the log of 2 steps"
-    other = log_of(tmp_path / "c", {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.5}, {"step": 3, "loss": 1.25})
+    other = log_of(
+        tmp_path / "c",
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.5},
+        {"step": 2, "eval_loss": 1.5},
+        {"step": 3, "loss": 1.25},
+    )
     verdict = compare_metrics(first, other)
     assert verdict is not None
     assert verdict.first_difference == Difference(2, "eval_loss")
     assert verdict.max_loss_difference == 0.25
-    assert compare_metrics(first, other, until=1) is None
+    assert compare_metrics(first, log_of(tmp_path / "d", {"step": 4, "loss": 1.0})) is None
+    assert compare_metrics(first, other, until=0) is None
+
+
+def test_a_line_that_averages_over_other_steps_is_no_difference(tmp_path: Path) -> None:
+    """A run that logs every fourth step and was stopped at the second logs there, too."""
+    straight = log_of(tmp_path / "a", {"step": 4, "loss": 2.0}, {"step": 8, "loss": 1.0})
+    stopped = log_of(tmp_path / "b", {"step": 2, "loss": 2.5}, {"step": 4, "loss": 1.5}, {"step": 8, "loss": 1.0})
+    verdict = compare_metrics(straight, stopped)
+    assert verdict is not None
+    assert verdict.equal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -188,30 +189,46 @@ class Program:
         return (os.mkdir, ("it-ran",))
 
 
-def test_no_pickle_is_read_from_a_checkpoint_whatever_its_manifest_says(
-    prepared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("poisoned", ["state.safetensors", "state.json", "beside"])
+def test_no_pickle_is_read_from_a_checkpoint_whatever_its_manifest_says(prepared: Path, poisoned: str) -> None:
     """A manifest proves that bytes are as written, not who wrote them."""
-    import pickle
-
-    run("train", "--config", "small.yaml", "--run-id", A)
-    stopped = RunDir(Path("runs") / A)
-    manifest = json.loads(stopped.manifest_path.read_text())
-    stopped.manifest_path.write_text(json.dumps({**manifest, "outcome": None}))
-    checkpoints = Checkpoints(stopped.checkpoints)
-    folder = checkpoints.path(6)
-    names = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "optimizer.bin"]
-    for name in [*names, "state.safetensors", "state.json"]:
-        (folder / name).write_bytes(pickle.dumps(Program()))
+    train.run(load(prepared), A, train.Trial(Path("trial"), until=4))
+    folder = Path("trial") / A / "checkpoints" / "step-000004"
     own = json.loads((folder / "manifest.json").read_text())
-    for name in [*names, "state.safetensors", "state.json"]:
+    upstreams = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "optimizer.bin"]
+    for name in upstreams if poisoned == "beside" else [poisoned]:
+        (folder / name).write_bytes(pickle.dumps(Program()))
         own["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
     (folder / "manifest.json").write_text(json.dumps(own))
-    os.rename(checkpoints.path(4), checkpoints.path(9))  # so that it isn't at its end, and has state to read
-    shutil.rmtree(checkpoints.path(9))
-    cli.main(["train", "--resume", A, "--config", "small.yaml"])
+    if poisoned == "beside":
+        train.resume(A, trial=train.Trial(Path("trial"), until=99))
+    else:
+        with pytest.raises(ArtifactError, match=r"step-000004 doesn't hold the state of this run's optimiser"):
+            train.resume(A, trial=train.Trial(Path("trial"), until=99))
     assert not Path("it-ran").exists()
-    capsys.readouterr()
+    pickle.loads(pickle.dumps(Program()))  # it would have run
+    assert Path("it-ran").exists()
+
+
+def test_a_signal_in_the_last_step_leaves_a_whole_run(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("train", "--config", "small.yaml", "--run-id", A)
+    with monkeypatch.context() as patched:
+        in_step(patched, 6, ["kill", "-TERM", os.getpid()])
+        assert cli.main(["train", "--config", "small.yaml", "--run-id", B]) == 0
+    whole, signalled = RunDir(Path("runs") / A), RunDir(Path("runs") / B)
+    assert logged(signalled) == logged(whole)
+    assert signalled.finished()[1].eval_loss == whole.finished()[1].eval_loss
+    assert adapter(signalled) == adapter(whole)
+
+
+def test_a_checkpoint_of_other_packs_is_set_aside(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.run(load(prepared), A, train.Trial(Path("trial"), until=4))
+    path = Path("trial") / A / "checkpoints" / "step-000004" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "order_sha256": "0" * 64}))
+    train.resume(A, trial=train.Trial(Path("trial"), until=99))
+    said = capsys.readouterr()
+    assert "checkpoint set aside: step-000004: manifest.json is of other packs" in said.err
+    assert "goes on from step 2" in said.out
 
 
 def test_a_state_that_isnt_of_this_optimiser_is_refused_in_one_line(

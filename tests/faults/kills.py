@@ -61,9 +61,7 @@ def kill_and_resume(folder: Path, given: Sequence[str], kills: int, again: float
     draw = random.Random(seed)
     found = []
     for number in range(kills):
-        shutil.rmtree(folder / "runs")
-        after = draw.uniform(0, whole)
-        killed = _train(folder, ["train", *given, "--run-id", RUN], after)
+        after = _kill(folder, given, draw, whole)
         began = _manifest(folder).exists()
         wrong = broken(folder)
         resumes = []
@@ -77,7 +75,6 @@ def kill_and_resume(folder: Path, given: Sequence[str], kills: int, again: float
         manifest = json.loads(_manifest(folder).read_text())
         kill = {
             "after": round(after, 2),
-            "killed": killed,
             "resumed_from": [resume["from_step"] for resume in manifest["resumes"]],
             "set_aside": [what for resume in manifest["resumes"] for what in resume["set_aside"]],
             "killed_resumes": sum(moment is not None for moment in resumes),
@@ -87,6 +84,15 @@ def kill_and_resume(folder: Path, given: Sequence[str], kills: int, again: float
         found.append(kill)
         print(number + 1, kill, flush=True)
     return {"adapter": expected, "seconds_undisturbed": round(whole, 1), "given": list(given), "kills": found}
+
+
+def _kill(folder: Path, given: Sequence[str], draw: random.Random, whole: float) -> float:
+    """Kills a training at a random moment; one that was over by then doesn't count. Returns the seconds it lived."""
+    while True:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        after = draw.uniform(0, whole)
+        if _train(folder, ["train", *given, "--run-id", RUN], after):
+            return after
 
 
 def _train(folder: Path, command: Sequence[str], kill_after: float | None) -> bool:

@@ -76,8 +76,16 @@ class Checkpoints:
         """Of a checkpoint that is whole."""
         return msgspec.json.decode((self.path(step) / "manifest.json").read_bytes(), type=CheckpointManifest)
 
-    def newest_whole(self) -> tuple[Path | None, list[str]]:
+    def _of_other_packs(self, step: int, order_sha256: str | None) -> list[str]:
+        if order_sha256 in (None, self.manifest(step).order_sha256):
+            return []
+        return ["manifest.json is of other packs"]
+
+    def newest_whole(self, order_sha256: str | None = None) -> tuple[Path | None, list[str]]:
         """The newest checkpoint whose every byte is as written, and what was wrong with newer ones.
+
+        Args:
+            order_sha256: of the run's packs; a checkpoint of others is none of this run.
 
         Broken ones are renamed to `broken-…`, so that nothing takes them for whole later.
         """
@@ -86,7 +94,7 @@ class Checkpoints:
         set_aside: list[str] = []
         for step in reversed(self.steps()):
             path = self.path(step)
-            damage = _damage(path)
+            damage = _damage(path) or self._of_other_packs(step, order_sha256)
             if not damage:
                 return path, set_aside
             set_aside.append(f"{path.name}: {'; '.join(damage)}")

@@ -49,9 +49,13 @@ def compare_metrics(run: RunDir, other: RunDir, until: int | None = None) -> Ver
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         return None
-    first = next((Difference(s, key) for s in common if (key := _differing_key(ours[s], theirs[s]))), None)
-    noise = [abs(ours[s].get("loss", 0.0) - theirs[s].get("loss", 0.0)) for s in common]
-    return Verdict(first is None, f"the log of {len(common)} steps", first, max(noise))
+    # A stop logs where nothing else would: the line after it is of fewer steps, and another one.
+    since, theirs_since = _windows(ours), _windows(theirs)
+    alike = [step for step in common if since.get(step) == theirs_since.get(step)]
+    keys = {step: LOGGED if step in alike else ("eval_loss",) for step in common}
+    first = next((Difference(s, key) for s in common if (key := _differing_key(ours[s], theirs[s], keys[s]))), None)
+    noise = [abs(ours[s].get("loss", 0.0) - theirs[s].get("loss", 0.0)) for s in alike]
+    return Verdict(first is None, f"the log of {len(common)} steps", first, max(noise, default=0.0))
 
 
 def _fingerprints(run: RunDir) -> Sequence[StepFingerprint]:
@@ -84,6 +88,12 @@ def _logged(run: RunDir, until: int | None) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _differing_key(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+def _windows(logged: Mapping[int, Mapping[str, Any]]) -> dict[int, int]:
+    """Step -> the one after which its line begins, for steps with a loss."""
+    steps = [step for step in sorted(logged) if "loss" in logged[step]]
+    return dict(zip(steps, [0, *steps], strict=False))
+
+
+def _differing_key(ours: dict[str, Any], theirs: dict[str, Any], keys: Sequence[str]) -> str | None:
     # A trial may stop before it evaluates.
-    return next((k for k in LOGGED if k in ours and k in theirs and ours[k] != theirs[k]), None)
+    return next((k for k in keys if k in ours and k in theirs and ours[k] != theirs[k]), None)

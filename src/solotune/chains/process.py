@@ -41,16 +41,20 @@ def run_stage(command: Sequence[str], afterwards: str = "") -> None:
     """
     # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
     process = subprocess.Popen([sys.executable, "-P", "-m", "solotune", *command])
+    stopped = 0
     while True:
         try:
             code = process.wait()
             break
         except KeyboardInterrupt:
-            continue  # the terminal has sent it to the stage too, which says what to do
-        except Interrupted:
+            stopped = 130  # the terminal has sent it to the stage too, which says what to do
+        except Interrupted as stop:
+            stopped = stop.exit_code
             process.terminate()  # SIGTERM came to this process alone: the stage saves and stops
     code = 128 - code if code < 0 else code  # ended by a signal: as a shell tells it
     if code in (130, 143):
         raise Interrupted("", code)
+    if code == 0 and stopped:
+        raise Interrupted(f"{command[0]} had come to its end; nothing was begun after it", stopped)
     if code != 0:
         raise StageFailed(command[0], code, afterwards)

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import msgspec
 
-from solotune.artifacts.files import differing_files, read_record
-from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import EvalReport, ExportRecord, Reproduction, RunDir, RunManifest, Verdict, new_run_id
-from solotune.artifacts.splits_dir import SplitsDir
+from solotune.artifacts.files import read_record
+from solotune.artifacts.run_dir import EvalReport, ExportRecord, Reproduction, RunDir, Verdict, new_run_id
 from solotune.chains.compare import compare_metrics, differs
+from solotune.chains.inputs import refuse_other_inputs
 from solotune.chains.process import run_stage
 from solotune.config.load import load
-from solotune.config.schema import RunConfig
 from solotune.console import say, stage, table
-from solotune.errors import ArtifactError, ProofError
+from solotune.errors import ProofError
 
 RUNS = Path("runs")
 
@@ -34,7 +32,7 @@ def run(wanted: str) -> Reproduction:
     manifest, outcome = first.finished()
     path = first.config_of(manifest)
     config = load(path)
-    _refuse_other_inputs(first, manifest, config, path)
+    refuse_other_inputs(first, manifest, config, path)
     report, record = first.report(), _exported(first)
     second = RunDir(RUNS / new_run_id(config.name))
     say(f"run {first.run_id} again, as {second.run_id}")
@@ -60,27 +58,6 @@ def run(wanted: str) -> Reproduction:
     second.write_manifest(msgspec.structs.replace(again, reproduction=reproduction))
     _tell(first, second, reproduction)
     return reproduction
-
-
-def _refuse_other_inputs(first: RunDir, manifest: RunManifest, config: RunConfig, path: Path) -> None:
-    """Data and base model are what a run is about: with others it would be another run."""
-    splits, base = SplitsDir(Path(config.dataset.splits_dir)), ModelDir.of(config.model)
-    if not splits.is_complete:
-        raise ArtifactError(
-            f"the splits of run {first.run_id} aren't in {splits.path}",
-            f"`invoke prepare --config {path}` makes them from the raw rows; then this command again",
-        )
-    changed = differing_files(splits.path, manifest.splits, hashes=True)
-    if changed:
-        raise ArtifactError(
-            f"the splits in {splits.path} aren't those of run {first.run_id}: {'; '.join(changed)}",
-            f"`invoke prepare --config {path} --replace` makes them again, where the raw rows are still the same",
-        )
-    if base.open(hashes=True).files != manifest.base_model:
-        raise ArtifactError(
-            f"the base model in {base.path} isn't the one of run {first.run_id}",
-            "Bring that one back with `invoke fetch`; its files and their hashes are in the run's manifest.json",
-        )
 
 
 def _exported(run_dir: RunDir) -> ExportRecord | None:
@@ -119,6 +96,9 @@ def _tell(first: RunDir, second: RunDir, found: Reproduction) -> None:
         say(f"in {second.manifest_path}")
     if not found.adapter_equal:
         raise ProofError(f"another adapter came out; {_where(found.training)}", _why(found))
+    differing = [name for name, equal in answers.items() if equal is False]
+    if differing:
+        raise ProofError(f"the adapter is the same, and not the {', '.join(differing)}", _why(found))
 
 
 def _where(training: Verdict) -> str:

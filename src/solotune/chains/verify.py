@@ -15,9 +15,12 @@ import msgspec
 from solotune.artifacts.lock import held
 from solotune.artifacts.run_dir import Difference, RunDir, RunManifest, Verdict, Verification
 from solotune.chains.compare import compare_fingerprints, compare_metrics, differs
+from solotune.chains.inputs import refuse_other_inputs
 from solotune.chains.process import run_stage
+from solotune.config.load import load
+from solotune.config.schema import RunConfig
 from solotune.console import say, stage, table
-from solotune.errors import ProofError
+from solotune.errors import ArtifactError, ProofError
 
 RUNS = Path("runs")
 
@@ -37,8 +40,9 @@ def run(wanted: str, steps: int) -> Verification:
     with held(run_dir.path, f"verify --run {run_dir.run_id}"):
         manifest = run_dir.manifest()
         config = run_dir.config_of(manifest)
-        until = min(steps, manifest.outcome.steps) if manifest.outcome else steps
-        half = max(1, until // 2)
+        refuse_other_inputs(run_dir, manifest, load(config), config)
+        until = _steps(steps, manifest, load(config))
+        half = until // 2
         shutil.rmtree(run_dir.verify, ignore_errors=True)
         try:
             straight = _trial(run_dir, config, "straight", until)
@@ -59,6 +63,15 @@ def run(wanted: str, steps: int) -> Verification:
         run_dir.write_manifest(msgspec.structs.replace(manifest, verification=verification))
     _tell(run_dir, manifest, verification)
     return verification
+
+
+def _steps(wanted: int, manifest: RunManifest, config: RunConfig) -> int:
+    """No more than the run has; of a run that hasn't finished, as far as its config says."""
+    in_all = manifest.outcome.steps if manifest.outcome else max(config.training.max_steps, 0)
+    steps = min(wanted, in_all) if in_all else wanted
+    if steps < 2:
+        raise ArtifactError("the run has one step, which can't be stopped in the middle", "Verify a longer one")
+    return steps
 
 
 def _trial(run_dir: RunDir, config: Path, name: str, until: int) -> RunDir:
@@ -100,7 +113,9 @@ def _tell(run_dir: RunDir, manifest: RunManifest, verification: Verification) ->
             "as the run itself": verification.original,
         }
         rows = [[name, *_row(verdict)] for name, verdict in verdicts.items()]
-        table(["", "to the bit", "compared", "first difference"], rows, f"{run_dir.run_id}: {verification.steps} steps")
+        table(["", "to the bit", "first difference"], rows, f"{run_dir.run_id}: {verification.steps} steps")
+        for name, verdict in verdicts.items():
+            say(f"  {name}: {verdict.compared if verdict else 'the run logged none of these steps'}")
         say(f"in {run_dir.manifest_path}")
     differing = [name for name, verdict in verdicts.items() if verdict and not verdict.equal]
     if differing:
@@ -113,6 +128,6 @@ def _tell(run_dir: RunDir, manifest: RunManifest, verification: Verification) ->
 
 def _row(verdict: Verdict | None) -> list[str]:
     if verdict is None:
-        return ["not known", "the run logged none of these steps", ""]
+        return ["not known", ""]
     first = verdict.first_difference
-    return ["yes" if verdict.equal else "NO", verdict.compared, f"step {first.step}, {first.what}" if first else ""]
+    return ["yes" if verdict.equal else "NO", f"step {first.step}, {first.what}" if first else ""]

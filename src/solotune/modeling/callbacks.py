@@ -99,11 +99,11 @@ class MetricsLog(TrainerCallback):
             line["vram_bytes"] = torch.cuda.max_memory_allocated()
             shown["VRAM"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         self._write(line)
+        self._tell_spike(state.global_step, loss)
         self._add(line)
         if self._bar:
             self._bar.advance(state.global_step - self._shown_step, **shown)
             self._shown_step = state.global_step
-        self._tell_spike(state.global_step, loss)
 
     def close(self) -> None:
         if self._bar:
@@ -115,13 +115,14 @@ class MetricsLog(TrainerCallback):
             usual = fmean(before)
             if loss > usual + max(_SPIKE_DEVIATIONS * stdev(before), _SPIKE_SHARE * usual):
                 warn(f"step {step}: the loss is {loss:.3f}; the {len(before)} before it had {usual:.3f} on average")
-        before.append(loss)
 
     def _add(self, line: dict[str, Any]) -> None:
         self.tokens += line.get("tokens", 0)
         self.trained_tokens += line.get("trained_tokens", 0)
         self.seconds += line.get("seconds", 0.0)
-        self.last_loss = line.get("loss", self.last_loss)
+        if "loss" in line:
+            self.last_loss = line["loss"]
+            self._recent.append(line["loss"])  # a resumed run knows what was usual before
         self.last_eval_loss = line.get("eval_loss", self.last_eval_loss)
 
     def _write(self, line: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from transformers import (
 
 from solotune.artifacts.checkpoints import TRAINER_STATE, Checkpoints
 from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
+from solotune.artifacts.files import fsync_file
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir
 from solotune.config.schema import RunConfig
@@ -191,6 +192,8 @@ class AdapterTrainer(trl.SFTTrainer):
             refuse_without_room(
                 self.run.path, self.checkpoint_bytes, f"the checkpoint of step {step}", self._how_to_go_on()
             )
+            if self.run.metrics.exists():
+                fsync_file(self.run.metrics)  # the log is no shorter than the checkpoint, whatever happens next
             with self.checkpoints.saving(step, self.order_sha256) as folder:
                 save_adapter(self.model, folder, self.config.model)
                 save_state(self.optimizer, self.lr_scheduler, folder)

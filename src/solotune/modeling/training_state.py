@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from solotune.artifacts.checkpoints import STATE_TENSORS, STATE_VALUES
@@ -70,14 +71,14 @@ def load_optimizer_and_scheduler(optimizer: Any, scheduler: Any, folder: Path) -
     Raises:
         ArtifactError: it isn't the state of such an optimiser.
     """
-    state = _values(folder)
     try:
+        state = _values(folder)
         # Copies: safetensors maps the file, and an optimiser keeps what it gets where the type fits. Its moments would
         # lie in a file that is rotated away.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / STATE_TENSORS).items()}
         optimizer.load_state_dict(_optimizer_state(tensors, state["optimizer"]))
         scheduler.load_state_dict(state["scheduler"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} doesn't hold the state of this run's optimiser ({error})",
             "Delete that checkpoint; the run goes on from the one before",

@@ -113,7 +113,7 @@ def resume(wanted: str, config: RunConfig | None = None, trial: Trial | None = N
         differing = environment.differences(manifest.environment, _environment())
         for what in differing:
             warn(f"not as it was when the run began, so the adapter may be another than without a stop: {what}")
-        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole()
+        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole(inputs.order_sha256)
         for what in broken:
             warn(f"checkpoint set aside: {what}")
         step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
@@ -223,6 +223,7 @@ def _finish(
     trainer: AdapterTrainer,
     log: MetricsLog,
 ) -> None:
+    trainer.is_stopping = lambda: False  # a signal in the last step has nothing left to stop
     if trainer.val_rows and not trainer.was_evaluated:
         trainer.evaluate()
     remove_staged(run_dir.path)

@@ -1,0 +1,39 @@
+"""What a run read, and whether it is still there as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from solotune.artifacts.files import differing_files, sha256_text
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.splits_dir import SplitsDir
+from solotune.config.schema import RunConfig
+from solotune.errors import ArtifactError
+
+
+def refuse_other_inputs(first: RunDir, manifest: RunManifest, config: RunConfig, path: Path) -> None:
+    """Raises ArtifactError where data, base model or template aren't those of the run: it would be another run."""
+    splits, base = SplitsDir(Path(config.dataset.splits_dir)), ModelDir.of(config.model)
+    if not splits.is_complete:
+        raise ArtifactError(
+            f"the splits of run {first.run_id} aren't in {splits.path}",
+            f"`invoke prepare --config {path}` makes them from the raw rows; then this command again",
+        )
+    changed = differing_files(splits.path, manifest.splits, hashes=True)
+    if changed:
+        raise ArtifactError(
+            f"the splits in {splits.path} aren't those of run {first.run_id}: {'; '.join(changed)}",
+            f"`invoke prepare --config {path} --replace` makes them again, where the raw rows are still the same",
+        )
+    if base.open(hashes=True).files != manifest.base_model:
+        raise ArtifactError(
+            f"the base model in {base.path} isn't the one of run {first.run_id}",
+            "Bring that one back with `invoke fetch`; its files and their hashes are in the run's manifest.json",
+        )
+    template = config.model.chat_template_path
+    if template and sha256_text(Path(template).read_text(encoding="utf-8")) != manifest.template_sha256:
+        raise ArtifactError(
+            f"the chat template {template} was changed since run {first.run_id} began",
+            f"The one that it was trained with is {first.adapter / base.chat_template.name}",
+        )
