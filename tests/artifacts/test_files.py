@@ -193,3 +193,26 @@ def test_names_of_what_is_staged_are_hidden(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.jsonl"):
         assert all(name.startswith(files._STAGED) for name in names(tmp_path))
         assert list(tmp_path.glob("[!.]*")) == []
+
+
+def test_files_of_a_folder_are_for_whom_the_user_lets_read(tmp_path: Path) -> None:
+    """safetensors makes its own for their owner alone; whoever serves the adapter may be another user."""
+    before = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "adapter") as folder:
+            (folder / "private").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "adapter" / "private").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_discarded_folder_loses_its_name_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "file").touch()
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *a, **k: None)
+    files.discard(tmp_path / "step")
+    assert [p.name[:8] for p in tmp_path.iterdir()] == [".staged-"]
+    monkeypatch.undo()
+    remove_staged(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    files.discard(tmp_path / "step")

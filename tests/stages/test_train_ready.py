@@ -87,6 +87,9 @@ def test_out_of_memory_in_the_rehearsal_lowers_the_micro_batch_and_keeps_the_eff
     assert "out of memory in the rehearsal with 2 forward passes of 256 tokens; now 4 forward passes of 128" in said
     assert "The effective batch is the same" in said
     assert lowered.manifest().layout == Layout(1, 4, 0, fixed_shape=False)
+    assert straight.manifest().not_covered == []
+    (why,) = lowered.manifest().not_covered
+    assert why.startswith("the micro-batch was lowered in the rehearsal for want of memory")
     ours, theirs = straight.finished()[1], lowered.finished()[1]
     assert (ours.steps, ours.tokens, ours.trained_tokens) == (theirs.steps, theirs.tokens, theirs.trained_tokens)
     assert ours.train_loss == pytest.approx(theirs.train_loss, abs=2e-2)

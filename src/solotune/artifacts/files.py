@@ -58,6 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield staged
         for file in sorted(staged.rglob("*")):
             if file.is_file():
+                file.chmod(0o666 & ~_umask())  # safetensors' own are for their owner alone
                 fsync_file(file)
             elif file.is_dir():
                 fsync_folder(file)
@@ -67,6 +68,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def staged_name(path: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,27 +102,39 @@ def load_generators(folder: Path) -> None:
 
 
 def optimizer_parts(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors on the CPU (`<parameter's number>.<name>`) and what else there is."""
+    """An optimiser's state as tensors on the CPU (`<parameter's number>.<name>`) and what else there is.
+
+    bitsandbytes keeps what is quantised one level deeper (`__bnb_optimizer_quant_state__`): `<number>.<name>.<name>`.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    others: dict[str, dict[str, Any]] = {}
-    for number, entries in state_dict["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                # A copy: bitsandbytes has one table for all parameters, and safetensors refuses shared memory.
-                tensors[f"{number}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
-            else:
-                others.setdefault(str(number), {})[name] = value
+    others: dict[str, Any] = {}
+    for path, value in _leaves(state_dict["state"]):
+        if isinstance(value, torch.Tensor):
+            # A copy: bitsandbytes has one table for all parameters, and safetensors refuses shared memory.
+            tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        else:
+            others[path] = value
     return tensors, {"param_groups": state_dict["param_groups"], "others": others}
+
+
+def _leaves(entries: dict[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in entries.items():
+        path = f"{above}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
 
 
 def _optimizer_state(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        if key not in (_CPU, _CUDA):
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = tensor
-    for number, entries in values["others"].items():
-        state.setdefault(int(number), {}).update(entries)
+    of_optimizer = {key: tensor for key, tensor in tensors.items() if key not in (_CPU, _CUDA)}
+    for path, value in (of_optimizer | values["others"]).items():
+        number, *names, last = path.split(".")
+        entries = state.setdefault(int(number), {})
+        for name in names:
+            entries = entries.setdefault(name, {})
+        entries[last] = value
     groups = [
         {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}  # JSON has no tuples
         for group in values["param_groups"]

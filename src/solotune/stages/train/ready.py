@@ -23,6 +23,11 @@ from solotune.modeling.step import why_not
 from solotune.modeling.trainer import AdapterTrainer
 from solotune.stages.train.inputs import Inputs
 
+_LOWERED = (
+    "the micro-batch was lowered in the rehearsal for want of memory: where more is free, another one is chosen, and the "
+    "last bits differ"
+)
+
 
 def make_ready(
     config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: Inputs
@@ -55,6 +60,7 @@ def make_ready(
             gc.collect()
             torch.cuda.empty_cache()
             layout = _next(config, shapes, layout, limit, began=manifest.layout is not None)
+            manifest = msgspec.structs.replace(manifest, not_covered=[*manifest.not_covered, _LOWERED])
     _say_rehearsal(rehearsal)
     manifest = msgspec.structs.replace(manifest, layout=layout, rehearsal=rehearsal)
     run_dir.write_manifest(manifest)
