@@ -24,8 +24,8 @@ from solotune.modeling.trainer import AdapterTrainer
 from solotune.stages.train.inputs import Inputs
 
 _LOWERED = (
-    "the micro-batch was lowered in the rehearsal for want of memory: where more is free, another one is chosen, and the "
-    "last bits differ"
+    "the micro-batch was lowered in the rehearsal for want of memory: where more is free, another one is chosen, "
+    "and the last bits differ"
 )
 
 
