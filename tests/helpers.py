@@ -7,6 +7,20 @@ from dataclasses import dataclass
 from solotune.config.schema import RunConfig
 
 
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+"""config.json of a model with Llama 3.1 8B's shapes."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """A message."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers import make_config
+from tests.helpers import LLAMA_8B, make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout
@@ -22,18 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     """Shapes of Llama 3.1 8B, from its config alone."""
     folder = tmp_path_factory.mktemp("llama")
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "tie_word_embeddings": False,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
     return shapes(ModelDir(folder))
 
 

@@ -7,21 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.helpers import LLAMA_8B
 from tests.tiny import make_tokenizer
 
 from solotune import cli
-
-LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
 
 
 @pytest.fixture
