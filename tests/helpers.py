@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from solotune.config.schema import RunConfig
 
-
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
