@@ -37,7 +37,7 @@ from solotune.modeling.callbacks import MetricsLog, StopAfter, StopOnSignal
 from solotune.modeling.fingerprint import Fingerprints
 from solotune.modeling.guard import NotFinite
 from solotune.modeling.lora import add_tokenizer, save_adapter
-from solotune.modeling.trainer import AdapterTrainer, make_sequences, steps_in_all
+from solotune.modeling.trainer import AdapterTrainer, steps_in_all
 from solotune.stages.train.inputs import Inputs, read_inputs, refuse_other_inputs, some
 from solotune.stages.train.ready import make_ready
 
@@ -157,11 +157,10 @@ def _train(
     checkpoint: Path | None,
     trial: Trial | None,
 ) -> None:
-    sequences = len(make_sequences(inputs.train, config))
-    steps = steps_in_all(sequences, config)
+    steps = steps_in_all(inputs.sequences, config)
     facts = inputs.facts["train"]
     say(
-        f"{facts.rows:,} rows, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in {sequences:,} "
+        f"{facts.rows:,} rows, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in {inputs.sequences:,} "
         f"sequences of up to {config.training.max_length}; {steps:,} steps"
     )
     trainer, manifest = make_ready(config, run_dir, manifest, inputs)

@@ -34,6 +34,8 @@ class Inputs:
     val: Sequence[Encoded]
     facts: dict[str, SplitFacts]
     overflow: list[OverflowRow]
+    sequences: int
+    """That the rows of train make, packed or not."""
     order_sha256: str
     """Of the packs: which rows are in which sequence."""
 
@@ -57,8 +59,10 @@ def read_inputs(config: RunConfig) -> Inputs:
     if config.training.eval_steps:
         val, facts["val"], more = _encode(splits_dir, splits.rows["val"], "val", encoder, config)
         overflow += more
-    order = make_sequences(train, config).order_sha256
-    return Inputs(base, model.files, splits.outputs, encoder, train, val, facts, overflow, order)
+    sequences = make_sequences(train, config)
+    return Inputs(
+        base, model.files, splits.outputs, encoder, train, val, facts, overflow, len(sequences), sequences.order_sha256
+    )
 
 
 def _encode(
