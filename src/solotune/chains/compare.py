@@ -21,10 +21,10 @@ def differs(then: RunManifest, now: RunManifest) -> list[str]:
     return environment.differences(ours, theirs)
 
 
-def compare_fingerprints(run: RunDir, other: RunDir, since: int = 0) -> Verdict:
-    """Whether two trials left the same after each step beyond `since`."""
+def compare_fingerprints(run: RunDir, other: RunDir) -> Verdict:
+    """Whether two trials left the same after each step."""
     ours, theirs = (
-        {line.step: line for line in _fingerprints(r) if line.step > since}  # a step made again counts as it was last
+        {line.step: line for line in _fingerprints(r)}  # a step made again counts as it was last
         for r in (run, other)
     )
     steps = sorted(ours.keys() | theirs.keys())

@@ -39,15 +39,16 @@ def run(wanted: str, steps: int) -> Verification:
     run_dir = RunDir.find(RUNS, wanted)
     with held(run_dir.path, f"verify --run {run_dir.run_id}"):
         manifest = run_dir.manifest()
-        config = run_dir.config_of(manifest)
-        refuse_other_inputs(run_dir, manifest, load(config), config)
-        until = _steps(steps, manifest, load(config))
+        path = run_dir.config_of(manifest)
+        config = load(path)
+        refuse_other_inputs(run_dir, manifest, config, path)
+        until = _steps(steps, manifest, config)
         half = until // 2
         shutil.rmtree(run_dir.verify, ignore_errors=True)
         try:
-            straight = _trial(run_dir, config, "straight", until)
-            again = _trial(run_dir, config, "again", until)
-            resumed = _trial(run_dir, config, "resumed", half)
+            straight = _trial(run_dir, path, "straight", until)
+            again = _trial(run_dir, path, "again", until)
+            resumed = _trial(run_dir, path, "resumed", half)
             _resume(run_dir, "resumed", until)
             verification = Verification(
                 at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
