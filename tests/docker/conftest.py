@@ -130,9 +130,9 @@ def base(engine: None) -> str:
     if docker("image", "inspect", BASE, check=False).returncode:
         if not rootfs:
             pytest.skip("no base image: `tests/wsl/make_rootfs.sh DIR`, then SOLOTUNE_ROOTFS=DIR")
-        tar = subprocess.Popen(["tar", "-C", rootfs, "-c", "."], stdout=subprocess.PIPE)
-        docker("import", "-", BASE, stdin=tar.stdout)
-        assert tar.wait() == 0
+        with subprocess.Popen(["tar", "-C", rootfs, "-c", "."], stdout=subprocess.PIPE) as tar:
+            docker("import", "-", BASE, stdin=tar.stdout)
+        assert tar.returncode == 0
     return BASE
 
 

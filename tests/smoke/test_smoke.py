@@ -10,7 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from solotune.artifacts.files import differing_files, read_record
-from solotune.artifacts.run_dir import ExportRecord, RunDir, run_ids
+from solotune.artifacts.measured import ExportRecord
+from solotune.artifacts.run_dir import RunDir, run_ids
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent

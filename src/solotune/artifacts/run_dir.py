@@ -22,6 +22,7 @@ from solotune.artifacts.files import (
     write_json,
 )
 from solotune.artifacts.lock import held
+from solotune.artifacts.measured import EvalReport
 from solotune.config.schema import Split
 from solotune.errors import ArtifactError
 
@@ -208,73 +209,6 @@ class RunManifest(msgspec.Struct, frozen=True):
     reproduction: Reproduction | None = None
 
 
-class MetricSummary(msgspec.Struct, frozen=True):
-    """A metric over the rows that it applies to."""
-
-    value: float
-    ci95: tuple[float, float]
-    n: int
-
-
-class ModelScore(msgspec.Struct, frozen=True):
-    """One model on the held-out rows."""
-
-    loss: float
-    """Mean negative log-likelihood of the assistant tokens, nats, weighted by token."""
-    perplexity: float
-    metrics: dict[str, MetricSummary]
-
-
-class Comparison(msgspec.Struct, frozen=True):
-    """Adapter minus base, paired by row."""
-
-    difference: float
-    ci95: tuple[float, float]
-    verdict: str
-    """`better`, `worse` or `cannot tell`."""
-
-
-class EvalReport(msgspec.Struct, frozen=True):
-    """eval_report.json."""
-
-    schema_version: int
-    run_id: str
-    split: str
-    examples: int
-    tokens: int
-    """Assistant tokens that were scored."""
-    base: ModelScore
-    adapter: ModelScore
-    comparison: dict[str, Comparison]
-    splits: dict[str, FileRecord]
-    adapter_files: dict[str, FileRecord]
-    seconds: float
-    merged: ModelScore | None = None
-    gguf: ModelScore | None = None
-
-
-class Artefact(msgspec.Struct, frozen=True):
-    """One exported thing and what was measured on it, as written to disk."""
-
-    path: str
-    files: dict[str, FileRecord]
-    merge_base: str | None
-    """The weights that the adapter was merged into; None for the adapter itself."""
-    measured: dict[str, float]
-    tolerance: dict[str, float]
-    passed: bool | None
-    """Whether it is within the tolerance of the adapter; None for the adapter, which is what it is held against."""
-
-
-class ExportRecord(msgspec.Struct, frozen=True):
-    """export.json."""
-
-    schema_version: int
-    run_id: str
-    examples: int
-    artefacts: dict[str, Artefact]
-
-
 class RunDir:
     """Paths of one run."""
 
@@ -296,6 +230,7 @@ class RunDir:
         self.adapter = path / "adapter"
         self.eval_report = path / "eval_report.json"
         self.predictions = path / "predictions.jsonl"
+        self.page = path / "report.html"
         self.export = path / "export"
         self.export_record = self.export / "export.json"
 

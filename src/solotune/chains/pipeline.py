@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from solotune.artifacts.files import read_record
-from solotune.artifacts.run_dir import ExportRecord, RunDir, new_run_id
+from solotune.artifacts.measured import ExportRecord
+from solotune.artifacts.run_dir import RunDir, new_run_id
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.chains.process import run_stage
 from solotune.config.schema import RunConfig

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 
 from solotune.artifacts.files import read_record
-from solotune.artifacts.run_dir import EvalReport, ExportRecord, Reproduction, RunDir, Verdict, new_run_id
+from solotune.artifacts.measured import EvalReport, ExportRecord
+from solotune.artifacts.run_dir import Reproduction, RunDir, Verdict, new_run_id
 from solotune.chains.compare import compare_metrics, differs
 from solotune.chains.inputs import refuse_other_inputs
 from solotune.chains.process import run_stage

@@ -12,16 +12,9 @@ from typing import Any
 
 from solotune.artifacts.files import remove_staged, write_json, write_jsonl
 from solotune.artifacts.lock import held
+from solotune.artifacts.measured import Comparison, EvalReport, MetricSummary, ModelScore
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import (
-    SCHEMA_VERSION,
-    Comparison,
-    EvalReport,
-    MetricSummary,
-    ModelScore,
-    RunDir,
-    RunManifest,
-)
+from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.comparison import mean_interval, ratio_interval, verdict
 from solotune.config.load import load

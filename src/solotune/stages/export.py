@@ -11,8 +11,9 @@ from pathlib import Path
 
 from solotune.artifacts.files import FileRecord, atomic_folder, record_files, remove_staged, write_json
 from solotune.artifacts.lock import held
+from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord
 from solotune.artifacts.model_dir import ModelDir, ModelManifest
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Artefact, EvalReport, ExportRecord, RunDir, RunManifest
+from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load
 from solotune.config.schema import RunConfig

@@ -1,0 +1,204 @@
+"""eval_report.json, predictions.jsonl and export.json: what was measured on a run's models, and what was shipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from solotune.artifacts.files import FileRecord
+
+
+class MetricSummary(msgspec.Struct, frozen=True):
+    """A metric over the rows that it applies to."""
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+class PositionLoss(msgspec.Struct, frozen=True):
+    """Loss of the assistant tokens that stand at like places of their answer."""
+
+    start: int
+    """First place, counted in tokens from the answer's beginning."""
+    end: int
+    """Behind the last one."""
+    tokens: int
+    loss: float
+    """Nats a token."""
+
+
+class TagScore(msgspec.Struct, frozen=True):
+    """One model on the held-out rows that carry a tag."""
+
+    examples: int
+    tokens: int
+    loss: float
+    metrics: dict[str, MetricSummary]
+
+
+class ModelScore(msgspec.Struct, frozen=True):
+    """One model on the held-out rows."""
+
+    loss: float
+    """Mean negative log-likelihood of the assistant tokens, nats, weighted by token."""
+    perplexity: float
+    metrics: dict[str, MetricSummary]
+    by_tag: dict[str, TagScore] = {}
+    by_position: list[PositionLoss] = []
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One model minus another, paired by row."""
+
+    difference: float
+    ci95: tuple[float, float]
+    verdict: str
+    """`better`, `worse` or `cannot tell`."""
+    n: int = 0
+    """Rows that both were measured on."""
+    rows_better: int = 0
+    rows_worse: int = 0
+    noise: float | None = None
+    """Difference that two trainings of one config showed (`verify`); the interval is wider by it. None: not known."""
+
+
+class WorseRow(msgspec.Struct, frozen=True):
+    """A row on which the adapter is worse than the base model."""
+
+    id: str
+    difference: float
+    """Of the metric; of the loss in nats a token."""
+
+
+class SuiteTask(msgspec.Struct, frozen=True):
+    """A task of lm-evaluation-harness, on base and adapter."""
+
+    task: str
+    metric: str
+    """As lm-evaluation-harness spells it, e.g. `acc,none`."""
+    higher_is_better: bool
+    base: float
+    adapter: float
+    difference: float
+    stderr: float | None
+    """Of the difference, from the rows of both where they are known."""
+    n: int
+    verdict: str
+    """`better`, `worse` or `cannot tell`."""
+
+
+class Suite(msgspec.Struct, frozen=True):
+    """Did it forget? What lm-evaluation-harness found."""
+
+    lm_eval: str
+    """Its version."""
+    limit: int | None
+    """Rows of each task at most; None: all."""
+    tasks: list[SuiteTask]
+
+
+class EvalReport(msgspec.Struct, frozen=True):
+    """eval_report.json."""
+
+    schema_version: int
+    run_id: str
+    split: str
+    examples: int
+    tokens: int
+    """Assistant tokens that were scored."""
+    base: ModelScore
+    adapter: ModelScore
+    comparison: dict[str, Comparison]
+    """Adapter minus base: `loss`, then each metric."""
+    splits: dict[str, FileRecord]
+    adapter_files: dict[str, FileRecord]
+    seconds: float
+    comparison_by_tag: dict[str, dict[str, Comparison]] = {}
+    """The same for the rows of each tag."""
+    worse_rows: dict[str, list[WorseRow]] = {}
+    """`loss` or a metric -> rows that the adapter made worse, the worst first; 100 at most, `rows_worse` counts all."""
+    artefacts: dict[str, ModelScore] = {}
+    """What was exported when the run was measured, by its name in export.json (`merged`, `gguf-q8_0`)."""
+    artefact_comparison: dict[str, dict[str, Comparison]] = {}
+    """Each of them minus the adapter."""
+    artefact_files: dict[str, dict[str, FileRecord]] = {}
+    """The files that were measured."""
+    metric_labels: dict[str, str] = {}
+    """What a metric was asked with, in words, where it has options (the pattern, the schema's path)."""
+    suite: Suite | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one model did on one row."""
+
+    answer: str
+    nll: float
+    """Summed over the assistant's tokens, nats."""
+    tokens: int
+    metrics: dict[str, float | None]
+    """None where a metric doesn't apply to the row."""
+    choice: str | None = None
+    """The likeliest of the choices, where `choice_accuracy` was asked for."""
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """A line of predictions.jsonl. Answers of exported models stand under their names in `artefacts`."""
+
+    id: str
+    tags: list[str]
+    messages: list[dict[str, Any]]
+    """All but the last."""
+    reference: str
+    base: Answer
+    adapter: Answer
+    artefacts: dict[str, Answer] = {}
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """How far an exported model is from the trained one, on the same held-out rows, token by token."""
+
+    positions: int
+    """Assistant tokens that were compared."""
+    max_logit_difference: float | None
+    """None where a runtime gives probabilities only."""
+    mean_logit_difference: float | None
+    kl_mean: float | None
+    """KL(adapter ‖ artefact) in nats, over the whole vocabulary."""
+    kl_max: float | None
+    greedy_agreement: float
+    """Share of positions at which both find the same token likeliest."""
+    of_vocabulary: float = 1.0
+    """Share of the adapter's probability that the KL was computed on."""
+
+
+class Artefact(msgspec.Struct, frozen=True):
+    """One exported thing and what was measured on it, as written to disk."""
+
+    path: str | None
+    """Below the run; None for one that was measured and not kept."""
+    files: dict[str, FileRecord]
+    merge_base: str | None
+    """The weights that the adapter was merged into: `dequantised` or `original`; None for the adapter itself."""
+    measured: dict[str, float]
+    """`loss`, `perplexity`, and beside them those of base and adapter on the same rows."""
+    tolerance: dict[str, float]
+    passed: bool | None
+    """Whether it is within the tolerance of the adapter; None for the adapter, which is what it is held against."""
+    divergence: Divergence | None = None
+    recommended: bool | None = None
+    """Of the merge bases that were measured."""
+    failed: list[str] = []
+    """What it didn't pass, in words."""
+    made_by: str | None = None
+    """Program and version, where it wasn't solotune."""
+
+
+class ExportRecord(msgspec.Struct, frozen=True):
+    """export.json."""
+
+    schema_version: int
+    run_id: str
+    examples: int
+    artefacts: dict[str, Artefact]

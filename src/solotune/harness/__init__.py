@@ -1,0 +1,1 @@
+"""One way to measure: base, adapter, merged model and GGUF, on the same rows, template and code."""
