@@ -144,7 +144,7 @@ def test_the_evaluate_script_doesnt_stand_in_for_the_evaluate_package(tmp_path: 
             continue
         code = (
             "import runpy, sys, json\n"
-            f"sys.path.insert(0, {str(scripts)!r}); sys.path.append({str(tmp_path)!r})\n"
+            f"sys.path.insert(0, {str(scripts)!r}); sys.path.insert(1, {str(tmp_path)!r})\n"
             f"runpy.run_path({str(script)!r}, run_name='door')\n"
             "import evaluate; print(json.dumps(evaluate.NAME))"
         )
