@@ -120,6 +120,16 @@ def test_a_checkpoint_of_another_solotune_stays_where_it_is(tmp_path: Path) -> N
     assert path.is_dir()
 
 
+def test_beside_a_whole_one_another_version_is_a_damaged_number(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    whole = save(checkpoints, 2)
+    path = save(checkpoints, 4) / "manifest.json"
+    write_json(path, {**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1})
+    found, set_aside = checkpoints.newest_whole()
+    assert found == whole
+    assert set_aside == [f"step-000004: manifest.json has schema_version {SCHEMA_VERSION + 1}, not {SCHEMA_VERSION}"]
+
+
 def test_a_deletion_that_is_cut_off_leaves_nothing_that_has_a_checkpoints_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

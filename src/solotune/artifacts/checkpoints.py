@@ -88,18 +88,27 @@ class Checkpoints:
             order_sha256: of the run's packs; a checkpoint of others is none of this run.
 
         Broken ones are renamed to `broken-…`, so that nothing takes them for whole later.
+
+        Raises:
+            ArtifactError: none is whole, and there are some that another solotune made; all stay where they are.
         """
         if self.folder.is_dir():
             remove_staged(self.folder)
-        set_aside: list[str] = []
+        broken: dict[Path, str] = {}
+        whole = None
         for step in reversed(self.steps()):
             path = self.path(step)
             damage = _damage(path) or self._of_other_packs(step, order_sha256)
             if not damage:
-                return path, set_aside
-            set_aside.append(f"{path.name}: {'; '.join(damage)}")
+                whole = path
+                break
+            broken[path] = f"{path.name}: {'; '.join(damage)}"
+        if whole is None:  # beside a whole one of ours it can only be a damaged number
+            for path in broken:
+                _refuse_other_version(path)
+        for path in broken:
             path.rename(_unused(self.folder / f"broken-{path.name}"))
-        return None, set_aside
+        return whole, list(broken.values())
 
     def keep_newest(self, count: int) -> None:
         """Deletes all but the newest `count` (at least 2)."""
@@ -116,13 +125,13 @@ class Checkpoints:
 
 def _damage(path: Path) -> list[str]:
     try:
-        data = (path / "manifest.json").read_bytes()
-        _refuse_other_version(path, data)
-        manifest = msgspec.json.decode(data, type=CheckpointManifest)
+        manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=CheckpointManifest)
     except FileNotFoundError:
         return ["manifest.json is missing"]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return [f"manifest.json is damaged ({error})"]
+    if manifest.schema_version != SCHEMA_VERSION:
+        return [f"manifest.json has schema_version {manifest.schema_version}, not {SCHEMA_VERSION}"]
     if f"step-{manifest.step:06d}" != path.name:
         return [f"manifest.json is of step {manifest.step}"]
     # A file that nobody wrote down would be missed by nobody: upstream goes on without it, and with fresh moments.
@@ -136,9 +145,12 @@ class _Version(msgspec.Struct):
     schema_version: int
 
 
-def _refuse_other_version(path: Path, manifest: bytes) -> None:
+def _refuse_other_version(path: Path) -> None:
     """A checkpoint of another solotune isn't broken: it stays where it is."""
-    version = msgspec.json.decode(manifest, type=_Version).schema_version
+    try:
+        version = msgspec.json.decode((path / "manifest.json").read_bytes(), type=_Version).schema_version
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return
     if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} has schema_version {version}, this solotune reads {SCHEMA_VERSION}",
