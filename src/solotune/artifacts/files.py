@@ -50,7 +50,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise ArtifactError(f"{path} exists already", "Nothing is overwritten: delete it or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     staged = staged_name(path)
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
@@ -68,6 +68,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that aren't there; their names survive a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
 
 
 def _umask() -> int:

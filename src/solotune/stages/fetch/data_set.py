@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from solotune import __version__
 from solotune.artifacts.data_dir import ROOT, SCHEMA_VERSION, DataDir, DataManifest, matching
-from solotune.artifacts.files import remove_staged
+from solotune.artifacts.files import make_folder, remove_staged
+from solotune.artifacts.lock import held
 from solotune.config.schema import HubDataset
 from solotune.console import say
 from solotune.errors import ArtifactError, DataError
@@ -28,6 +29,12 @@ def bring(hub: HubDataset, patterns: tuple[str, ...]) -> DataDir:
         DataError: the data set can't be found or reached, or has no such files.
         ArtifactError: what is there is damaged, or the disk is too small.
     """
+    make_folder(ROOT)
+    with held(ROOT, f"fetch ({hub.name})"):
+        return _bring(hub, patterns)
+
+
+def _bring(hub: HubDataset, patterns: tuple[str, ...]) -> DataDir:
     folder = DataDir.of(hub)
     known = folder.open() if folder.is_complete else None
     sizes = {} if known else _offered(hub)
