@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,3 +54,19 @@ def test_a_stage_that_was_stopped_is_no_failure(
     with pytest.raises(Interrupted) as caught:
         run_stage(["train"], GO_ON)
     assert caught.value.exit_code == code
+
+
+def test_a_signal_that_comes_while_a_stage_starts_stops_that_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def at_a_bad_moment(command: list[str]) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(command)
+
+    monkeypatch.setattr(sys, "executable", ending(tmp_path, "exec sleep 60"))
+    monkeypatch.setattr("solotune.chains.process.subprocess.Popen", at_a_bad_moment)
+    with pytest.raises(Interrupted) as caught:
+        run_stage(["train"], GO_ON)
+    assert caught.value.exit_code == 143

@@ -5,6 +5,7 @@ Each stage so gets its memory back, its own environment (only fetch has a networ
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,9 @@ def run_stage(command: Sequence[str], afterwards: str = "") -> None:
         StageFailed: it ended with an error.
     """
     # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
-    process = subprocess.Popen([sys.executable, "-P", "-m", "solotune", *command])
-    stopped = 0
+    process, stopped = _started([sys.executable, "-P", "-m", "solotune", *command])
+    if stopped:
+        process.terminate()
     while True:
         try:
             code = process.wait()
@@ -58,3 +60,13 @@ def run_stage(command: Sequence[str], afterwards: str = "") -> None:
         raise Interrupted(f"{command[0]} had come to its end; nothing was begun after it", stopped)
     if code != 0:
         raise StageFailed(command[0], code, afterwards)
+
+
+def _started(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """A new process, and 128 + n where signal n came meanwhile: raised there, it would leave the process to itself."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        return subprocess.Popen(command), 128 + came[0] if came else 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
