@@ -103,7 +103,7 @@ def export(c: Context, run: str, merge: bool = False) -> None:
 
 @task(help={"config": "a YAML file of configs/"}, iterable=["set"])
 def pipeline(c: Context, config: str, set: list[str]) -> None:
-    """All of the above in order."""
+    """fetch, prepare, plan, train, evaluate, export --merge."""
     _pipeline(c, config, set)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solotune import __version__, known_errors
-from solotune.console import as_started
+from solotune.console import as_started, remember_config, say
 from solotune.errors import ConfigError, Interrupted, SolotuneError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ Arguments = argparse.Namespace
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
     arguments = _parser().parse_args(argv)
+    remember_config([])
     before = signal.signal(signal.SIGTERM, _on_sigterm)
     if os.getppid() == 1:  # a container's only program: after Ctrl-Z nobody could wake it
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
@@ -56,10 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-_NOT_HALF = (
-    "what isn't finished isn't taken for whole. Run the same command again; "
-    "a training goes on with `invoke train --resume latest`"
-)
+_NOT_HALF = "what isn't finished isn't taken for whole. Run the same command again"
 
 
 def _tell(error: Exception) -> int:
@@ -106,6 +104,7 @@ def _prepare(arguments: Arguments) -> None:
 def _plan(arguments: Arguments) -> None:
     config = _config(arguments)
     _offline("cpu")  # shapes only: the GPU stays untouched
+    _tell_loading()
     from solotune.stages import plan
 
     plan.run(config, arguments.vram)
@@ -119,17 +118,19 @@ def _train(arguments: Arguments) -> None:
         raise SolotuneError("--set goes with --config", "A resume continues the run's own config")
     runs = Path(arguments.trial or "runs")
     _offline(config.device if config else _config_of_run(arguments.resume, runs).device)
+    _tell_loading()
     from solotune.stages import train
 
     trial = train.Trial(Path(arguments.trial), arguments.until) if arguments.trial else None
     if arguments.resume:
         train.resume(arguments.resume, config, trial)
     elif config:
-        train.run(config, arguments.run_id, trial)
+        train.run(config, arguments.run_id, trial, arguments.like)
 
 
 def _evaluate(arguments: Arguments) -> None:
     _offline(_config_of_run(arguments.run).device)
+    _tell_loading()
     from solotune.stages import evaluate
 
     evaluate.run(arguments.run, arguments.split)
@@ -137,6 +138,7 @@ def _evaluate(arguments: Arguments) -> None:
 
 def _export(arguments: Arguments) -> None:
     _offline(_config_of_run(arguments.run).device)
+    _tell_loading()
     from solotune.stages import export
 
     export.run(arguments.run, merge=arguments.merge)
@@ -185,6 +187,7 @@ def _tensorboard(arguments: Arguments) -> None:
 def _config(arguments: Arguments) -> RunConfig:
     from solotune.config.load import load
 
+    remember_config(["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))])
     config = load(Path(arguments.config), arguments.set)
     _check_metrics(config)
     return config
@@ -216,6 +219,12 @@ def _offline(device: str) -> None:
     from solotune.environment import prepare_process
 
     prepare_process(device=device)
+
+
+def _tell_loading() -> None:
+    """Importing torch takes seconds, and on a slow disk many: nobody should wonder whether it started."""
+    if "torch" not in sys.modules:
+        say("loading torch and transformers")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -253,13 +262,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--run-id", help=argparse.SUPPRESS)
     train.add_argument("--trial", help=argparse.SUPPRESS)  # verify's: where, and up to which step
     train.add_argument("--until", type=int, help=argparse.SUPPRESS)
+    train.add_argument("--like", help=argparse.SUPPRESS)  # verify's and reproduce's: the run whose layout is taken
     evaluate = add("evaluate", _evaluate, "base and adapter on held-out rows")
     _add_run(evaluate)
     evaluate.add_argument("--split", choices=("train", "val", "test"), help="instead of the config's evaluation.split")
     export = add("export", _export, "what people serve, with proof that it behaves like the adapter")
     _add_run(export)
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
-    add("pipeline", _pipeline, "all of the above in order", config="required")
+    add("pipeline", _pipeline, "fetch, prepare, plan, train, evaluate, export --merge", config="required")
     verify = add("verify", _verify, "is a run the same made twice, and stopped and resumed? To the bit")
     _add_run(verify)
     verify.add_argument("--steps", type=_at_least_two, default=4, metavar="NUMBER", help="of each training; 4")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,19 @@ def warn(text: str) -> None:
 
 
 def as_started(text: str) -> str:
-    """Commands in messages are written `invoke TASK`; where another program starts tasks, its name is shown."""
-    return text.replace("invoke ", f"{os.environ.get('SOLOTUNE_COMMAND', 'scripts/local.sh')} ")
+    """Commands in messages are written `invoke TASK --config CONFIG`; shown are the program and config of today."""
+    text = text.replace("invoke ", f"{os.environ.get('SOLOTUNE_COMMAND', 'scripts/local.sh')} ")
+    return text.replace(_CONFIG, _given or _CONFIG)
+
+
+def remember_config(arguments: Sequence[str]) -> None:
+    """Takes the `--config …` and `--set …` of this command, for the commands that messages name."""
+    global _given  # noqa: PLW0603  one process is one command
+    _given = shlex.join(arguments)
+
+
+_CONFIG = "--config CONFIG"
+_given = ""
 
 
 def safe(text: str, limit: int = 200) -> str:
@@ -58,6 +70,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "")
     say("  " + "  ".join("-" * w for w in widths))
     for row in rows:
         say(line(row))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `3 forward passes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def duration(seconds: float) -> str:
@@ -103,7 +121,7 @@ class Progress:
         """Moves on by `steps` units; `fields` are shown beside the bar as given (floats in four digits)."""
         self._done += steps
         if fields:
-            self._fields = " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items())
+            self._fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items())
         if self._rich and self._task is not None:
             rate = self._done / max(time.monotonic() - self._start, 1e-9)
             self._rich.update(

@@ -94,7 +94,7 @@ def describe(root: Path) -> dict[str, Any]:
         "wsl": is_wsl(),
         "cpu_count": os.cpu_count(),
         "processor": _processor(),
-        "gpu": gpus(),
+        "gpu": _own_gpu(),
     }
 
 
@@ -177,6 +177,12 @@ def gpus() -> list[dict[str, str]]:
     """Name, memory and driver of each GPU that nvidia-smi lists; empty without one."""
     rows = nvidia_smi("--query-gpu=name,memory.total,driver_version")
     return [{"name": r[0], "memory": r[1], "driver": r[2]} for r in rows if len(r) == 3]
+
+
+def _own_gpu() -> list[dict[str, str]]:
+    """The one that `prepare_process` made visible; all of them where that isn't a number."""
+    found, visible = gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [found[int(visible)]] if visible.isdecimal() and int(visible) < len(found) else found
 
 
 def nvidia_smi(query: str) -> list[list[str]]:

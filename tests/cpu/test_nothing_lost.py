@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ from solotune.artifacts.files import sha256_file
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.errors import ArtifactError, Interrupted
+from solotune.modeling.likelihood import RowScore
 from solotune.modeling.trainer import AdapterTrainer
 from solotune.stages import train
 
@@ -219,6 +221,37 @@ def test_a_signal_in_the_last_step_leaves_a_whole_run(prepared: Path, monkeypatc
     assert logged(signalled) == logged(whole)
     assert signalled.finished()[1].eval_loss == whole.finished()[1].eval_loss
     assert adapter(signalled) == adapter(whole)
+
+
+def test_a_loss_on_val_that_is_no_number_is_told_and_training_goes_on(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = AdapterTrainer.score
+
+    def with_a_hole(self: AdapterTrainer, rows: Any, *arguments: Any) -> list[RowScore]:
+        scores = seen(self, rows, *arguments)
+        return [scores[0], dataclasses.replace(scores[1], nll=float("nan")), *scores[2:]]
+
+    monkeypatch.setattr(AdapterTrainer, "score", with_a_hole)
+    run("train", "--config", "small.yaml", "--run-id", A)
+    warned = "step 6: the loss on val isn't a number; it comes from 1 of its rows, the first of them row 2"
+    assert warned in capsys.readouterr().err
+    run_dir = RunDir(Path("runs") / A)
+    assert run_dir.finished()[1].eval_loss is None
+    assert "NaN" not in run_dir.metrics.read_text()
+
+
+def test_a_run_made_like_another_is_cut_as_that_one_was(prepared: Path) -> None:
+    """verify and reproduce ask for it: another card would choose another layout, with other last bits."""
+    run("train", "--config", "small.yaml", "--run-id", A, "--set", "training.max_steps=1")
+    path = Path("runs") / A / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["layout"] |= {"sequences": 1, "accumulation": 4}
+    path.write_text(json.dumps(manifest))
+    run("train", "--config", "small.yaml", "--run-id", B, "--set", "training.max_steps=1", "--like", A)
+    layout = RunDir(Path("runs") / B).manifest().layout
+    assert layout is not None
+    assert (layout.sequences, layout.accumulation) == (1, 4)
 
 
 def test_a_checkpoint_of_other_packs_is_set_aside(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,13 +454,16 @@ def test_an_operation_without_a_deterministic_form_is_named(
     assert why.startswith("determinism: seeded")
 
 
-def test_a_stop_before_the_first_step_says_how_to_go_on(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_before_the_first_step_says_how_to_go_on(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stopped(*_: Any, **__: Any) -> Any:
         raise Interrupted("stopped", 143)
 
     with monkeypatch.context() as patched:
         patched.setattr("solotune.stages.train.ready.load_base_model", stopped)
         assert cli.main(["train", "--config", "small.yaml", "--run-id", A]) == 143
+    assert f"stopped before the first step; go on with `scripts/local.sh train --resume {A}`" in capsys.readouterr().err
     run("train", "--resume", A)
     run("train", "--config", "small.yaml", "--run-id", B)
     assert adapter(RunDir(Path("runs") / A)) == adapter(RunDir(Path("runs") / B))

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from solotune.artifacts.files import read_record
+from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport, ExportRecord
 from solotune.artifacts.run_dir import Reproduction, RunDir, Verdict, new_run_id
 from solotune.chains.compare import compare_metrics, differs
@@ -30,7 +31,7 @@ def run(wanted: str) -> Reproduction:
         ProofError: another adapter came out, with the first step whose log differs.
     """
     first = RunDir.find(RUNS, wanted)
-    manifest, outcome = first.finished()
+    manifest, _ = first.finished()
     path = first.config_of(manifest)
     config = load(path)
     refuse_other_inputs(first, manifest, config, path)
@@ -38,26 +39,34 @@ def run(wanted: str) -> Reproduction:
     second = RunDir(RUNS / new_run_id(config.name))
     say(f"run {first.run_id} again, as {second.run_id}")
     on = f"go on with `invoke train --resume {second.run_id}`; then compare the two manifests"
-    run_stage(["train", "--config", str(path), "--run-id", second.run_id], f"Where it left a checkpoint, {on}")
+    again = ["train", "--config", str(path), "--run-id", second.run_id, "--like", first.run_id]
+    run_stage(again, f"Where it left a checkpoint, {on}")
     if report:
         run_stage(["evaluate", "--run", second.run_id], f"`invoke evaluate --run {second.run_id}` measures it")
     if record:
         merge = ["--merge"] if "merged" in record.artefacts else []
         run_stage(["export", "--run", second.run_id, *merge], f"`invoke export --run {second.run_id}` exports it")
-    again = second.manifest()
+    with held(second.path, f"reproduce --run {first.run_id}"):
+        reproduction = _compare(first, second)
+    _tell(first, second, reproduction)
+    return reproduction
+
+
+def _compare(first: RunDir, second: RunDir) -> Reproduction:
+    """What came out, beside what came out first; into the manifest of the second run."""
+    (manifest, outcome), (again, outcome_again) = first.finished(), second.finished()
+    report, record = first.report(), _exported(first)
     training = compare_metrics(first, second)
     assert training is not None  # a finished run logged its last step
-    assert again.outcome is not None
     reproduction = Reproduction(
         of=first.run_id,
         differs_today=differs(manifest, again),
         training=training,
-        adapter_equal=again.outcome.adapter == outcome.adapter,
+        adapter_equal=outcome_again.adapter == outcome.adapter,
         report_equal=_same_figures(report, second.report()) if report else None,
         export_equal=_same_export(record, _exported(second)) if record else None,
     )
     second.write_manifest(msgspec.structs.replace(again, reproduction=reproduction))
-    _tell(first, second, reproduction)
     return reproduction
 
 

@@ -79,7 +79,10 @@ def _trial(run_dir: RunDir, config: Path, name: str, until: int) -> RunDir:
     root = run_dir.verify / name
     say(f"── verify: {name}, {until} steps")
     run_stage(
-        ["train", "--config", str(config), "--run-id", run_dir.run_id, "--trial", str(root), "--until", str(until)],
+        [
+            *("train", "--config", str(config), "--run-id", run_dir.run_id, "--like", run_dir.run_id),
+            *("--trial", str(root), "--until", str(until)),
+        ],
         _AFTERWARDS,
     )
     return RunDir(root / run_dir.run_id)

@@ -86,13 +86,16 @@ def _choices(option: Option) -> list[str]:
 def _words(option: Option) -> str:
     if "properties" in option:
         return f"mapping with keys of {', '.join(option['properties'])}"
+    if "anyOf" in option:
+        return " or ".join(map(_words, option["anyOf"]))
     match option.get("type"):
         case _ if choices := _choices(option):
             words = ", ".join(choices)
         case "array":
             words = f"list of {_words(option['items'])}" + (", at least one" if option.get("minItems") else "")
         case "object":
-            words = f"mapping of names to {_words(option['additionalProperties'])}"
+            values = option["additionalProperties"]
+            words = f"mapping of names to {_words(values)}" if isinstance(values, dict) else "mapping"
         case "string":
             words = f"text like {option['pattern']}" if "pattern" in option else "text"
         case "boolean":

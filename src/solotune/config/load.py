@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from solotune.config.problems import blanks, explain
-from solotune.config.schema import RunConfig
-from solotune.config.yaml_marks import Marked, Place, Problem, YamlError, dump, parse
+from solotune.config.allowed import Path as KeyPath
+from solotune.config.problems import blanks, explain, nearest
+from solotune.config.schema import EvaluationConfig, RunConfig
+from solotune.config.yaml_marks import Marked, Place, Problem, YamlError, dotted, dump, parse
 from solotune.errors import ConfigError
 
 _Keys = dict[str, Marked]
+Check = Callable[[EvaluationConfig], Iterable[tuple[KeyPath, str]]]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load(path: Path, overrides: Sequence[str] = (), check: Check | None = None) -> RunConfig:
     """Reads an experiment, or the `config.yaml` of a run.
 
     Args:
         path: the YAML file.
         overrides: `section.key=value`, the value in YAML; a later one wins.
+        check: what the schema can't know about `evaluation`, whose metrics lie above it: problems, each with the keys
+            that lead to it.
 
     Raises:
         ConfigError: every problem that was found, each on one line with its file and line.
@@ -38,6 +42,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = _composed(path, overrides, problems)
     if tree is not None:
         problems.extend(blanks(tree))
+        problems.extend(_checked(tree, check) if check else ())
         try:
             config = RunConfig.model_validate(tree.plain())
         except ValidationError as error:
@@ -51,6 +56,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def resolved_yaml(config: RunConfig) -> str:
     """Every key with its value, in the schema's order; `load` reads it back to an equal config."""
     return dump(config.model_dump(mode="json"))
+
+
+def _checked(tree: Marked, check: Check) -> Iterable[Problem]:
+    section = nearest(("evaluation",), tree)
+    try:
+        evaluation = EvaluationConfig.model_validate({} if section is tree else section.plain())
+    except ValidationError:  # of those that validating the whole config finds
+        return
+    for path, text in check(evaluation):
+        yield Problem(nearest(path, tree).place, f"{dotted(path)}: {text}")
 
 
 def _composed(path: Path, overrides: Sequence[str], problems: list[Problem]) -> Marked | None:

@@ -74,6 +74,17 @@ def explain(error: ValidationError, tree: Marked) -> Iterator[Problem]:
             yield from _problem(path, errors, tree, listed)
 
 
+def nearest(path: Path, tree: Marked) -> Marked:
+    """The value at `path`, or what comes nearest to it on the way there."""
+    node = tree
+    for part in path:
+        child = _child(node, part)
+        if child is None:
+            break
+        node = child
+    return node
+
+
 def blanks(tree: Marked, path: Path = ()) -> Iterator[Problem]:
     """Keys with nothing behind the colon: YAML reads null; people mean "the default", "none" or "later"."""
     if isinstance(tree.value, dict):
@@ -109,9 +120,7 @@ def _child(node: Marked, part: str | int) -> Marked | None:
 
 
 def _problem(path: Path, errors: list[ErrorDetails], tree: Marked, listed: set[Path]) -> Iterator[Problem]:
-    node = tree
-    for part in path:
-        node = _child(node, part) or node
+    node = nearest(path, tree)
     match errors[0]["type"]:
         case "missing":
             text = _missing(path)

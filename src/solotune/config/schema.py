@@ -6,7 +6,7 @@ A key that is not here is an error. Defaults are for a 7-8B model on a 24 GB car
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -29,6 +29,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 # Strict mode takes a list for a list only; YAML knows no tuples, and a frozen section should hold no list.
 Strings = Annotated[tuple[Text, ...], Field(strict=False)]
+# What a metric's options are is known where the metric is, above this layer (solotune.metrics).
+Metrics = Annotated[tuple[Text | dict[str, Any], ...], Field(strict=False)]
 
 
 class HubDataset(Section):
@@ -244,9 +246,10 @@ class EvaluationConfig(Section):
 
     split: Split = "test"
     """The split that is measured."""
-    metrics: Strings = ("exact_match",)
-    """Task metrics on generated answers; empty: loss and perplexity only, nothing is generated."""
-    metrics_by_tag: dict[str, Strings] = {}
+    metrics: Metrics = ("exact_match",)
+    """Task metrics, each a name, or a name with its options, as in {regex: {pattern: yes}}; empty: loss and
+    perplexity only, nothing is generated."""
+    metrics_by_tag: dict[str, Metrics] = {}
     """Further metrics for the rows that carry a tag (`meta.tags`)."""
     max_new_tokens: Positive = 256
     """Longest generated answer."""
@@ -257,7 +260,7 @@ class EvaluationConfig(Section):
 
     @field_validator("metrics_by_tag")
     @classmethod
-    def tags_are_not_empty(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def tags_are_not_empty(cls, value: dict[str, Metrics]) -> dict[str, Metrics]:
         if any(not tag for tag in value):
             raise ValueError("a tag can't be empty")
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections import deque
@@ -34,6 +35,8 @@ class MetricsLog(TrainerCallback):
         self.seconds = 0.0
         self.last_loss: float | None = None
         self.last_eval_loss: float | None = None
+        self.peak_vram_bytes: int | None = None
+        """Over all processes of the run."""
         self._take_counts = take_counts
         self._seconds_of_step = 0.0
         self._step_start = 0.0
@@ -73,7 +76,7 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         logs = logs or {}
         if "eval_loss" in logs:
-            line = {"step": state.global_step, "eval_loss": logs["eval_loss"]}
+            line = {"step": state.global_step, "eval_loss": logs["eval_loss"], **_vram()}
             self._write(line)
             self._add(line)
             return
@@ -95,9 +98,9 @@ class MetricsLog(TrainerCallback):
             "tokens_per_second": round(rate, 1),
         }
         shown: dict[str, float | str] = {"loss": loss, "tokens/s": rate}
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            line["vram_bytes"] = torch.cuda.max_memory_allocated()
-            shown["VRAM"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        line |= _vram()
+        if "vram_bytes" in line:
+            shown["VRAM"] = f"{line['vram_bytes'] / 2**30:.1f} GiB"
         self._write(line)
         self._tell_spike(state.global_step, loss)
         self._add(line)
@@ -124,6 +127,8 @@ class MetricsLog(TrainerCallback):
             self.last_loss = line["loss"]
             self._recent.append(line["loss"])  # a resumed run knows what was usual before
         self.last_eval_loss = line.get("eval_loss", self.last_eval_loss)
+        if "vram_bytes" in line:
+            self.peak_vram_bytes = max(self.peak_vram_bytes or 0, line["vram_bytes"])
 
     def _write(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -140,6 +145,13 @@ class MetricsLog(TrainerCallback):
                 kept.append(text + "\n")
                 self._add(line)
         write_text(self.path, "".join(kept))
+
+
+def _vram() -> dict[str, int]:
+    """Bytes of the GPU's memory that this process has had at most."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return {"vram_bytes": torch.cuda.max_memory_allocated()}
+    return {}
 
 
 class StopAfter(TrainerCallback):
@@ -189,4 +201,5 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None:
             raise Interrupted(f"stopped at once; {self._how_to_go_on}", 128 + number)
         self.received = number
-        print("\nstopping after this step, then saving (again to stop at once)", flush=True)
+        # Not print: the signal may have come in the middle of one, whose buffer can't be entered twice.
+        os.write(1, b"\nstopping after this step, then saving (again to stop at once)\n")

@@ -82,6 +82,11 @@ def add_tokenizer(folder: Path, base: ModelDir, encoder: ChatEncoder) -> None:
     (folder / base.chat_template.name).write_text(encoder.template.source, encoding="utf-8")
 
 
+def tokenizer_bytes(base: ModelDir) -> int:
+    """Of what `add_tokenizer` copies."""
+    return sum((base.path / name).stat().st_size for name in TOKENIZER_FILES if (base.path / name).is_file())
+
+
 def load_adapter(model: PreTrainedModel, folder: Path) -> peft.PeftModel:
     """Puts a saved adapter onto a base model, for inference."""
     loaded = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=False, local_files_only=True)

@@ -30,7 +30,7 @@ from solotune.artifacts.files import fsync_file
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir
 from solotune.config.schema import RunConfig
-from solotune.console import Progress
+from solotune.console import Progress, warn
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.guard import FiniteGuard
@@ -64,6 +64,8 @@ class AdapterTrainer(trl.SFTTrainer):
         self.run = run
         self.checkpoints = Checkpoints(run.checkpoints)
         self.val_rows = val_rows
+        self.go_on = f"`invoke train --resume {run.run_id}`"
+        """The command that goes on with the run, for messages."""
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether a signal asked for the end: an evaluation is then broken off, for the save to come in time."""
         # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
@@ -98,8 +100,11 @@ class AdapterTrainer(trl.SFTTrainer):
         if evaluates:
             self.add_callback(_MakeUpEvaluation(self))
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The exact loss on val, in nats a token; logged as `eval_loss`. Empty when a signal broke it off."""
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float | None]:
+        """The exact loss on val, in nats a token; logged as `eval_loss`. Empty when a signal broke it off.
+
+        None where it isn't finite: the lines of val.jsonl that it came from are told.
+        """
         del args, kwargs
         try:
             with Progress("evaluating on val", len(self.val_rows), "rows") as bar:
@@ -109,7 +114,13 @@ class AdapterTrainer(trl.SFTTrainer):
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
             return {}
-        metrics = {"eval_loss": likelihood.loss(scores), "eval_tokens": float(sum(s.tokens for s in scores))}
+        # None, where it is no number: JSON has no other word for it, and the training goes on.
+        loss = likelihood.loss(scores)
+        self._warn_not_finite(scores)
+        metrics = {
+            "eval_loss": loss if math.isfinite(loss) else None,
+            "eval_tokens": float(sum(s.tokens for s in scores)),
+        }
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         return metrics
@@ -142,6 +153,14 @@ class AdapterTrainer(trl.SFTTrainer):
             self.step.off()
         yield
 
+    def _warn_not_finite(self, scores: Sequence[likelihood.RowScore]) -> None:
+        lines = [str(i + 1) for i, score in enumerate(scores) if not math.isfinite(score.nll)]
+        if lines:
+            warn(
+                f"step {self.state.global_step}: the loss on val isn't a number; it comes from {len(lines)} of its "
+                f"rows, the first of them row {', '.join(lines[:5])}"
+            )
+
     def _go_on(self, bar: Progress, rows: int) -> None:
         if self.is_stopping():
             raise _BrokenOff
@@ -171,9 +190,10 @@ class AdapterTrainer(trl.SFTTrainer):
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Of a checkpoint, rounded up: adapter, two moments of Adam for each weight, generators and state."""
+        """Of a checkpoint, rounded up: adapter, two moments of Adam for each weight, generators, state, history."""
         moment = 1 if "8bit" in self.config.training.optim else 4
-        return self.adapter_bytes + self.adapter_bytes // 4 * 2 * moment + 2**20
+        history: int = 512 * max(self.state.max_steps, self.config.training.max_steps, 0)
+        return self.adapter_bytes + self.adapter_bytes // 4 * 2 * moment + history + 2**20
 
     def trouble_in_one_line(self, lost: str) -> AbstractContextManager[None]:
         """For a save: what the disk raises, in one line with what to do."""
@@ -182,7 +202,7 @@ class AdapterTrainer(trl.SFTTrainer):
     def _how_to_go_on(self) -> str:
         saved = self.checkpoints.steps()
         whole = f"; the checkpoint of step {saved[-1]} is whole" if saved else ""
-        return f"See to it, then `invoke train --resume {self.run.run_id}`{whole}"
+        return f"See to it, then {self.go_on}{whole}"
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         del model, trial

@@ -23,7 +23,7 @@ from solotune.console import Progress, say, stage, table
 from solotune.dataset.contract import Row
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, DataError
-from solotune.metrics import METRICS
+from solotune.metrics import AnswerMetric, asked
 from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder, Encoded
@@ -156,31 +156,22 @@ def _measure(
 ) -> _Measured:
     with Progress(f"{name}: scoring", len(rows), "rows") as bar:
         scores = score(model, encoded, config, on_rows=bar.advance)
-    wanted = [_metrics_of(row, config) for row in rows]
-    answering = [i for i, names in enumerate(wanted) if names]
+    metrics = [metric for metric in asked(config.evaluation) if isinstance(metric, AnswerMetric)]
+    answering = [i for i, row in enumerate(rows) if any(metric.applies_to(row.meta.tags) for metric in metrics)]
     answers = [""] * len(rows)
     if answering:
         with Progress(f"{name}: answering", len(answering), "rows") as bar:
             given = generate(model, [prompts[i] for i in answering], encoder, config, on_rows=bar.advance)
         for i, answer in zip(answering, given, strict=True):
             answers[i] = encoder.content_of(answer, [m.role for m in rows[i].messages])
-    # In the order of METRICS, so that every report has the same rows in the same places.
     values = {
-        metric: [
-            METRICS[metric](answers[i], row.messages[-1].content) if metric in wanted[i] else None
+        metric.label: [
+            metric.score(answers[i], row.messages[-1].content, row.id) if metric.applies_to(row.meta.tags) else None
             for i, row in enumerate(rows)
         ]
-        for metric in METRICS
-        if any(metric in names for names in wanted)
+        for metric in metrics
     }
     return _Measured(scores, answers, values)
-
-
-def _metrics_of(row: Row, config: RunConfig) -> set[str]:
-    names = set(config.evaluation.metrics)
-    for tag in row.meta.tags:
-        names |= set(config.evaluation.metrics_by_tag.get(tag, ()))
-    return names
 
 
 def _summary(measured: _Measured) -> ModelScore:

@@ -13,7 +13,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir, run_ids
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import CardConfig, RunConfig
-from solotune.console import duration, say, stage, table
+from solotune.console import counted, duration, say, stage, table
 from solotune.dataset.stored import read_rows
 from solotune.errors import DataError, MachineError, SolotuneError
 from solotune.modeling import determinism, memory
@@ -43,12 +43,12 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         sequences, tokens = _read(config, base)
         steps = steps_in_all(sequences, config)
         training = config.training
+        in_a_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
         say(
-            f"{sequences:,} sequences of up to {training.max_length} tokens, {steps:,} optimiser steps of "
-            f"{training.per_device_train_batch_size * training.gradient_accumulation_steps} sequences"
+            f"{counted(sequences, 'sequence')} of up to {training.max_length} tokens, "
+            f"{counted(steps, 'optimiser step')} of {counted(in_a_step, 'sequence')}"
         )
-        share = steps * training.per_device_train_batch_size * training.gradient_accumulation_steps / sequences
-        _say_time(config, tokens * share)
+        _say_time(config, tokens * steps * in_a_step / sequences)
         shapes = memory.shapes(base)
         room, whose = _room(config, vram)
         fixed_shape = not why_not(config, base)
@@ -56,8 +56,8 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         layout = chosen or _least(shapes, config, fixed_shape=fixed_shape)
         needed = memory.estimate(shapes, config, layout)
         say(
-            f"a step: {layout.accumulation} forward passes of {layout.sequences * training.max_length:,} tokens, "
-            f"{layout.recomputed} of {shapes.layers} layers recomputed"
+            f"a step: {counted(layout.accumulation, 'forward pass')} of "
+            f"{layout.sequences * training.max_length:,} tokens, {layout.recomputed} of {shapes.layers} layers recomputed"
         )
         rows = [[part, f"{size / GIB:.2f}"] for part, size in needed.parts.items()]
         table(["memory of a step, estimated", "GiB"], [*rows, ["in all", f"{needed.total / GIB:.2f}"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,9 @@ from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManif
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig
-from solotune.console import say, stage, warn
+from solotune.console import counted, say, stage, warn
 from solotune.dataset.stored import read_rows
-from solotune.errors import ArtifactError, ConfigError, Interrupted, ModelError
+from solotune.errors import ArtifactError, ConfigError, Interrupted, ModelError, SolotuneError
 from solotune.modeling import determinism
 from solotune.modeling.callbacks import MetricsLog, StopAfter, StopOnSignal
 from solotune.modeling.fingerprint import Fingerprints
@@ -54,12 +55,13 @@ class Trial:
     """The step after which it saves and ends."""
 
 
-def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None) -> RunDir:
+def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None, like: str | None = None) -> RunDir:
     """Trains an adapter from the beginning.
 
     Args:
         run_id: its id; a new one, if not given.
         trial: train a part only, elsewhere.
+        like: a run whose layout is taken, instead of the fastest one for this card.
 
     Raises:
         ArtifactError, DataError, ModelError: before anything is loaded or written, when the inputs don't fit.
@@ -71,6 +73,8 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
             inputs = read_inputs(config)
         run_dir = RunDir.new(trial.root if trial else RUNS, config.name, run_id)
         manifest = _manifest(config, run_dir, text := resolved_yaml(config), inputs)
+        if like:
+            manifest = msgspec.structs.replace(manifest, layout=RunDir.find(RUNS, like).manifest().layout)
         with run_dir.beginning() as staged:
             write_text(staged.config, text)
             if inputs.overflow:
@@ -146,7 +150,9 @@ def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: Inpu
 
 
 def _environment() -> dict[str, Any]:
-    return {**environment.describe(Path()), "threads": torch.get_num_threads()}
+    # torch chooses its kernels by what the processor can, unless ATEN_CPU_CAPABILITY says otherwise.
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {**environment.describe(Path()), "threads": torch.get_num_threads(), "cpu_capability": capability}
 
 
 def _train(
@@ -160,13 +166,17 @@ def _train(
     steps = steps_in_all(inputs.sequences, config)
     facts = inputs.facts["train"]
     say(
-        f"{facts.rows:,} rows, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in {inputs.sequences:,} "
-        f"sequences of up to {config.training.max_length}; {steps:,} steps"
+        f"{counted(facts.rows, 'row')}, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in "
+        f"{counted(inputs.sequences, 'sequence')} of up to {config.training.max_length}; {counted(steps, 'step')}"
     )
-    trainer, manifest = make_ready(config, run_dir, manifest, inputs)
+    go_on = f"`invoke {'verify --run' if trial else 'train --resume'} {run_dir.run_id}`"
+    try:
+        trainer, manifest = make_ready(config, run_dir, manifest, inputs, go_on)
+    except (KeyboardInterrupt, Interrupted) as early:
+        exit_code = early.exit_code if isinstance(early, Interrupted) else 130
+        raise Interrupted(f"stopped before the first step; go on with {go_on}", exit_code) from None
     resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.checkpoints.drop_after(resumed_at)
-    go_on = "`invoke verify` again" if trial else f"`invoke train --resume {run_dir.run_id}`"
     stop = StopOnSignal(f"what was saved is whole: {go_on}")
     trainer.is_stopping = lambda: stop.received is not None
     trainer.add_callback(stop)
@@ -184,7 +194,7 @@ def _train(
                     # Everything was trained; upstream would look at the limit after one step more.
                     trainer.take_up(checkpoint)
         except NotFinite as stopped:
-            raise _not_finite(stopped, config, run_dir) from stopped
+            raise _not_finite(stopped, config, run_dir, manifest) from stopped
         finally:
             log.close()
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
@@ -195,13 +205,13 @@ def _train(
     if trial and trainer.state.global_step < trainer.state.max_steps:
         return
     _finish(config, run_dir, manifest, inputs, trainer, log)
+    if not trial:
+        say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 
-def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir) -> ModelError:
+def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir, manifest: RunManifest) -> ModelError:
     """The error for a step whose loss or gradient isn't a number; its rows are listed in the run's folder."""
-    wanted = set(stopped.rows)
-    rows = read_rows(SplitsDir(Path(config.dataset.splits_dir)).split("train"))
-    ids = [row.id for number, row in enumerate(rows) if number in wanted]
+    ids = _ids(stopped.rows, config, manifest)
     figures = {"step": stopped.step, "loss": str(stopped.loss), "grad_norm": str(stopped.grad_norm), "rows": ids}
     write_json(run_dir.not_finite, figures)
     saved = Checkpoints(run_dir.checkpoints).steps()
@@ -212,6 +222,18 @@ def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir) -> Model
         "Look at those rows with `invoke prepare --config CONFIG --show ID`, or start a new run with a lower "
         "training.learning_rate; the same run would come to the same step",
     )
+
+
+def _ids(numbers: Sequence[int], config: RunConfig, manifest: RunManifest) -> list[str]:
+    """Ids of rows of train; their line numbers where the splits aren't what the run began with any more."""
+    splits, wanted = SplitsDir(Path(config.dataset.splits_dir)), set(numbers)
+    try:
+        with held(splits.path, "train", shared=True):
+            if splits.open(config.dataset).outputs == manifest.splits:
+                return [row.id for number, row in enumerate(read_rows(splits.split("train"))) if number in wanted]
+    except SolotuneError as error:
+        warn(f"the ids of the rows can't be read: {error.what}")
+    return [f"line {number + 1} of train.jsonl" for number in sorted(wanted)]
 
 
 def _finish(
@@ -239,18 +261,18 @@ def _finish(
         seconds=round(log.seconds, 1),
         train_loss=log.last_loss,
         eval_loss=log.last_eval_loss,
-        peak_vram_bytes=torch.cuda.max_memory_allocated() if config.device == "cuda" else None,
+        peak_vram_bytes=log.peak_vram_bytes,
         adapter=record_files(run_dir.adapter),
     )
     run_dir.write_manifest(msgspec.structs.replace(manifest, outcome=outcome))
     rate = outcome.tokens / max(outcome.seconds, 1e-9)
     say(
-        f"{outcome.steps:,} steps, {outcome.tokens:,} tokens, {rate:,.0f} tokens/s; train loss {log.last_loss or 0:.4f}"
+        f"{counted(outcome.steps, 'step')}, {outcome.tokens:,} tokens, {rate:,.0f} tokens/s; "
+        f"train loss {log.last_loss or 0:.4f}"
     )
     if log.last_eval_loss is not None:
         say(f"val loss {log.last_eval_loss:.4f}")
     say(f"adapter: {run_dir.adapter}")
-    say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 
 def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> None:

@@ -12,12 +12,13 @@ import torch
 from solotune.artifacts.disk import refuse_without_room
 from solotune.artifacts.run_dir import Layout, Rehearsal, RunDir, RunManifest
 from solotune.config.schema import RunConfig
-from solotune.console import duration, say, warn
+from solotune.console import counted, duration, say, warn
 from solotune.environment import is_wsl
 from solotune.errors import MachineError
 from solotune.modeling import card, determinism, memory
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.layout import choose, smaller
+from solotune.modeling.lora import tokenizer_bytes
 from solotune.modeling.rehearsal import StepDoesntFit, rehearse
 from solotune.modeling.step import why_not
 from solotune.modeling.trainer import AdapterTrainer
@@ -30,11 +31,15 @@ _LOWERED = (
 
 
 def make_ready(
-    config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: Inputs
+    config: RunConfig, run_dir: RunDir, manifest: RunManifest, inputs: Inputs, go_on: str
 ) -> tuple[AdapterTrainer, RunManifest]:
     """Loads the model, makes the trainer and rehearses; lowers the micro-batch where that runs out of memory.
 
     A run that goes on keeps its layout: with another one its last bits would be others.
+
+    Args:
+        manifest: of the run; with a layout, that one is taken.
+        go_on: the command that goes on with the run, for messages.
 
     Raises:
         MachineError: no layout fits, with what to change.
@@ -51,7 +56,8 @@ def make_ready(
     while True:
         determinism.start(config, manifest.environment.get("threads"))  # the adapter's first values hang on it
         trainer = _trainer(config, run_dir, inputs, layout)
-        _refuse_without_room(config, run_dir, trainer)
+        trainer.go_on = go_on
+        _refuse_without_room(config, run_dir, trainer, inputs)
         try:
             rehearsal = rehearse(trainer, inputs.encoder, limit)
             break
@@ -104,14 +110,14 @@ def _next(config: RunConfig, shapes: memory.Shapes, layout: Layout, limit: float
     return following
 
 
-def _refuse_without_room(config: RunConfig, run_dir: RunDir, trainer: AdapterTrainer) -> None:
+def _refuse_without_room(config: RunConfig, run_dir: RunDir, trainer: AdapterTrainer, inputs: Inputs) -> None:
     # One more than are kept: the oldest goes when the newest is whole.
     coming = max(1, config.training.save_total_limit + 1 - len(trainer.checkpoints.steps()))
     refuse_without_room(
         run_dir.path,
-        coming * trainer.checkpoint_bytes + trainer.adapter_bytes,
+        coming * trainer.checkpoint_bytes + trainer.adapter_bytes + tokenizer_bytes(inputs.base),
         f"{coming} checkpoints and the adapter",
-        f"Free some space, then `invoke train --resume {run_dir.run_id}`",
+        f"Free some space, then {trainer.go_on}",
     )
 
 
@@ -124,8 +130,8 @@ def _say_layout(config: RunConfig, layout: Layout, inputs: Inputs) -> None:
 
 def _words(config: RunConfig, layout: Layout) -> str:
     tokens = layout.sequences * config.training.max_length
-    recomputed = f", {layout.recomputed} layers recomputed" if layout.recomputed else ""
-    return f"{layout.accumulation} forward passes of {tokens:,} tokens{recomputed}"
+    recomputed = f", {counted(layout.recomputed, 'layer')} recomputed" if layout.recomputed else ""
+    return f"{counted(layout.accumulation, 'forward pass')} of {tokens:,} tokens{recomputed}"
 
 
 def _gib(limit: float) -> str:
