@@ -25,7 +25,7 @@ def load_base_model(model: ModelDir, config: RunConfig) -> PreTrainedModel:
         loaded = AutoModelForCausalLM.from_pretrained(
             model.path,
             dtype=DTYPES[config.model.dtype],
-            quantization_config=_bits_and_bytes(config.quantization),
+            quantization_config=bits_and_bytes(config.quantization),
             attn_implementation=config.model.attn_implementation,
             device_map={"": 0 if config.device == "cuda" else "cpu"},
             use_safetensors=True,
@@ -80,7 +80,8 @@ def _drop_generation_settings(model: PreTrainedModel) -> None:
     model.generation_config = GenerationConfig()
 
 
-def _bits_and_bytes(quantization: QuantizationConfig | None) -> BitsAndBytesConfig | None:
+def bits_and_bytes(quantization: QuantizationConfig | None) -> BitsAndBytesConfig | None:
+    """Ours as transformers' own; None for none."""
     if quantization is None:
         return None
     return BitsAndBytesConfig(
