@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,10 @@ import msgspec
 
 from solotune.artifacts.splits_dir import NearPair, SplitsManifest
 from solotune.config.schema import SPLITS, RunConfig, Split
-from solotune.console import safe
 from solotune.dataset.left_out import LeftOut, first_of_each
 from solotune.dataset.reasons import NOTES, REASONS
 from solotune.dataset.report.histogram import Histogram, histograms
+from solotune.dataset.report.page import environment
 from solotune.dataset.token_lengths import TokenLengths, fate_of_overlong
 
 if TYPE_CHECKING:
@@ -135,29 +134,4 @@ def _value(value: Any) -> str:
 
 @cache  # prepare writes the page twice
 def _template() -> jinja2.Template:
-    import jinja2  # a tenth of a second; only `prepare` pays for it
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        safe=_refuse_to_unescape,  # Jinja's own `safe` turns escaping off; nothing here is ever that safe
-        shown=safe,
-        number=lambda n: f"{n:,}",
-        share=lambda part, whole: f"{part / whole:.1%}" if whole else "",
-        bytes=_bytes,
-    )
-    return environment.from_string(files(__package__).joinpath("template.html.jinja").read_text("utf-8"))
-
-
-def _refuse_to_unescape(_: object) -> str:
-    raise AssertionError("nothing in the report is taken as markup")
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
+    return environment().get_template("template.html.jinja")
