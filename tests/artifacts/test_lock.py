@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from solotune.artifacts.lock import NAME, held
+from solotune.artifacts.lock import NAME, held, holder
 from solotune.errors import ArtifactError
 
 
@@ -35,6 +35,20 @@ def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
     with held(tmp_path, "train --resume x"), pytest.raises(ArtifactError) as caught, held(tmp_path, "train"):
         pass
     assert str(caught.value).startswith(f"`train --resume x` works in {tmp_path} (process {os.getpid()} on ")
+
+
+def test_who_writes_in_a_folder_can_be_seen_without_getting_in_the_way(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    with held(tmp_path, "train (run x)"):
+        seen = holder(tmp_path)
+        assert seen is not None
+        assert (seen.doing, seen.pid) == ("train (run x)", os.getpid())
+    with held(tmp_path, "evaluate", shared=True):
+        assert holder(tmp_path) is None
+    (tmp_path / NAME).write_text("left by a process that was killed")
+    assert holder(tmp_path) is None
+    assert not refused(tmp_path, shared=False)
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -57,6 +57,26 @@ def held(folder: Path, doing: str, *, shared: bool = False, wait: float = 0.0) -
             _let_go(folder / NAME, descriptor)
 
 
+def holder(folder: Path) -> Holder | None:
+    """Who holds a folder alone, to write in it; None where nobody does, or where that can't be seen."""
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # gone again with the descriptor
+    except BlockingIOError:
+        try:
+            return msgspec.json.decode(os.read(descriptor, 4096), type=Holder)
+        except msgspec.DecodeError:  # it holds the file and hasn't written its name yet
+            return None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _locked(folder: Path, doing: str, shared: bool) -> int | None:
     """The descriptor of the locked file; None where the file system has no locks, or can't be written."""
     path = folder / NAME

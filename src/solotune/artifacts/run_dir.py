@@ -66,6 +66,8 @@ class SplitFacts(msgspec.Struct, frozen=True):
     """Ids of the rows that it cut; overflow.jsonl says where."""
     tokens_lost: int = 0
     """Tokens that it took away, with those of the rows left out."""
+    by_length: list[tuple[int, int]] = []
+    """(tokens, rows that have as many), ascending."""
 
 
 class OverflowRow(msgspec.Struct, frozen=True):
