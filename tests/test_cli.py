@@ -46,7 +46,9 @@ def test_a_metric_that_doesnt_exist_shows_before_anything_runs(
 ) -> None:
     small_experiment.write_text(small_experiment.read_text().replace("exact_match", "exakt_match"))
     assert cli.main(["train", "--config", "small.yaml"]) == 2
-    assert "evaluation.metrics: there is no metric 'exakt_match' (there are: contains," in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("error: small.yaml:")
+    assert "evaluation.metrics[0]: there is no metric 'exakt_match'; did you mean exact_match? (there are: " in err
 
 
 def test_a_missing_config_is_one_line(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

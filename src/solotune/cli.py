@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solotune import __version__, known_errors
 from solotune.console import as_started, remember_config, say
-from solotune.errors import ConfigError, Interrupted, SolotuneError
+from solotune.errors import Interrupted, SolotuneError
 
 if TYPE_CHECKING:
     from solotune.config.schema import RunConfig
@@ -78,7 +79,7 @@ def _tell(error: Exception) -> int:
 
 
 def _fetch(arguments: Arguments) -> None:
-    config = _config(arguments)
+    config = _config(arguments, metric_files=False)  # its container sees none, and no code of the user's runs online
     from solotune.environment import prepare_process
 
     prepare_process(device="cpu", online=config.model.source == "hub" or config.dataset.hub is not None)
@@ -164,6 +165,19 @@ def _reproduce(arguments: Arguments) -> None:
     reproduce.run(arguments.run)
 
 
+def _chat(arguments: Arguments) -> None:
+    _offline(_config_of_run(arguments.run).device)
+    _tell_loading()
+    from solotune.stages import chat
+
+    chat.run(
+        arguments.run,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+
+
 def _runs(arguments: Arguments) -> None:
     del arguments
     from solotune.stages import runs
@@ -184,28 +198,13 @@ def _tensorboard(arguments: Arguments) -> None:
     tensorboard.run(arguments.host, arguments.port)
 
 
-def _config(arguments: Arguments) -> RunConfig:
+def _config(arguments: Arguments, *, metric_files: bool = True) -> RunConfig:
     from solotune.config.load import load
+    from solotune.metrics import problems
 
     remember_config(["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))])
-    config = load(Path(arguments.config), arguments.set)
-    _check_metrics(config)
-    return config
-
-
-def _check_metrics(config: RunConfig) -> None:
-    """The schema can't know the metrics, which lie above it; a wrong name shows here, not after the training."""
-    from solotune.metrics import METRICS
-
-    by_tag = {f"metrics_by_tag.{tag}": names for tag, names in config.evaluation.metrics_by_tag.items()}
-    problems = [
-        f"evaluation.{key}: there is no metric {name!r} (there are: {', '.join(sorted(METRICS))})"
-        for key, names in {"metrics": config.evaluation.metrics, **by_tag}.items()
-        for name in names
-        if name not in METRICS
-    ]
-    if problems:
-        raise ConfigError(problems)
+    # A wrong metric shows here, not after the training.
+    return load(Path(arguments.config), arguments.set, partial(problems, files=metric_files))
 
 
 def _config_of_run(wanted: str, runs: Path = Path("runs")) -> RunConfig:
@@ -275,6 +274,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--steps", type=_at_least_two, default=4, metavar="NUMBER", help="of each training; 4")
     reproduce = add("reproduce", _reproduce, "make a whole run again, and say what differs today")
     _add_run(reproduce)
+    chat = add("chat", _chat, "talk to base and adapter side by side")
+    _add_run(chat)
+    chat.add_argument(
+        "--temperature", type=_not_negative, default=0.0, metavar="NUMBER", help="0, if not given: the likeliest token"
+    )
+    chat.add_argument("--seed", type=int, default=0, metavar="NUMBER", help="of what is drawn at a temperature; 0")
+    chat.add_argument("--max-new-tokens", type=_at_least_one, metavar="NUMBER", help="of an answer; the config's")
     add("runs", _runs, "list the runs and what they measured")
     board = add("tensorboard", _tensorboard, "the curves of all runs in a browser, live")
     board.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
@@ -292,6 +298,22 @@ def _at_least_two(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 2")
     return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 1")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 0")
+    return value
 
 
 def _on_sigterm(number: int, frame: object) -> None:

@@ -174,7 +174,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
         ("name: null", "3: name: null is not text (allowed: text like ^[a-z0-9][a-z0-9_-]{0,47}$)"),
         (
             "evaluation: {metrics: rouge_l}",
-            "3: evaluation.metrics: 'rouge_l' is not a list (allowed: list of text)",
+            "3: evaluation.metrics: 'rouge_l' is not a list (allowed: list of text or mapping)",
         ),
         (
             "evaluation:\n  metrics:\n  - a\n  - 3\n",
@@ -186,7 +186,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
         ),
         (
             "evaluation: {metrics_by_tag: {a: b}}",
-            "3: evaluation.metrics_by_tag.a: 'b' is not a list (allowed: list of text)",
+            "3: evaluation.metrics_by_tag.a: 'b' is not a list (allowed: list of text or mapping)",
         ),
         (
             "lora: 3",

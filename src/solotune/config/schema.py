@@ -247,7 +247,7 @@ class EvaluationConfig(Section):
     split: Split = "test"
     """The split that is measured."""
     metrics: Metrics = ("exact_match",)
-    """Task metrics, each a name, or a name with its options, as in {regex: {pattern: yes}}; empty: loss and
+    """Task metrics, each a name, or a name with its options: `{regex: {pattern: "^[0-9]+$"}}`; empty: loss and
     perplexity only, nothing is generated."""
     metrics_by_tag: dict[str, Metrics] = {}
     """Further metrics for the rows that carry a tag (`meta.tags`)."""

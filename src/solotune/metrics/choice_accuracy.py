@@ -83,7 +83,7 @@ def is_right(choice: str, reference: str) -> float:
 
 def _distinct(label: str, references: Sequence[str]) -> tuple[str, ...]:
     """References that differ, sorted, so that the order of rows decides nothing."""
-    found = list({reference.strip(): reference for reference in sorted(references)}.values())
+    found = list({reference.strip(): reference for reference in sorted(references, reverse=True)}.values())
     if len(found) > MOST_CHOICES:
         raise DataError(
             f"{label}: the held-out rows have {len(found):,} different answers, and each would be scored on each row; "
@@ -95,7 +95,7 @@ def _distinct(label: str, references: Sequence[str]) -> tuple[str, ...]:
             f"{label}: all held-out rows have the same answer, {_short(found[0])}: there is nothing to choose from",
             "Name the metric's `choices`",
         )
-    return tuple(found)
+    return tuple(reversed(found))
 
 
 def _same(one: str, other: str) -> bool:
