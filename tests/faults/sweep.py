@@ -2,8 +2,9 @@
 
     python tests/faults/sweep.py --stages train export --every 7 --workers 2 --json found.json
 
-strace makes the k-th write, fsync, rename or close of a stage fail with ENOSPC or EIO, or kills the process there.
-Which calls there are tells a first run that is only watched: those on files below the workspace count, each on its own.
+strace makes the k-th write, fsync, rename, close and so on of a stage fail with ENOSPC or EIO, or kills the process
+there. Which calls there are tells a first run that is only watched: those on splits, runs, models, caches and lock files
+of the workspace count, each on its own.
 After each case nothing that claims to be whole may be broken; the next command goes on, or says what to do; and what
 comes out in the end has the bytes of an undisturbed run.
 
@@ -35,7 +36,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 from tests.faults.whole import broken  # noqa: E402
 from tests.tiny import make_experiment, make_model, make_tokenizer  # noqa: E402
 
-CALLS = ("write", "fsync", "rename", "close")
+CALLS = (
+    *("write", "pwrite64", "writev", "sendfile", "copy_file_range", "ftruncate", "fsync", "fdatasync"),
+    *("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir", "mkdir", "openat", "close"),
+)
+"""openat: those that make a file."""
 FAULTS = ("KILL", "ENOSPC", "EIO")
 RUN = "20260101-000000-small-aaaaaa"
 SHORT = [
@@ -113,11 +118,11 @@ def table(found: Sequence[Found]) -> Iterator[str]:
     """Stage × call × fault: cases, and how many of them lost something."""
     cases = Counter((f.case.stage, f.case.call, f.case.fault) for f in found)
     lost = Counter((f.case.stage, f.case.call, f.case.fault) for f in found if f.trouble)
-    yield f"{'stage':10}{'call':8}" + "".join(f"{fault:>14}" for fault in FAULTS)
+    yield f"{'stage':10}{'call':16}" + "".join(f"{fault:>14}" for fault in FAULTS)
     for stage in dict.fromkeys(f.case.stage for f in found):
-        for call in CALLS:
+        for call in (call for call in CALLS if any(cases[stage, call, fault] for fault in FAULTS)):
             cells = [f"{cases[stage, call, fault]} / {lost[stage, call, fault]}" for fault in FAULTS]
-            yield f"{stage:10}{call:8}" + "".join(f"{cell:>14}" for cell in cells)
+            yield f"{stage:10}{call:16}" + "".join(f"{cell:>14}" for cell in cells)
     yield "(cases / with a loss)"
 
 
@@ -162,8 +167,10 @@ class _Machine:
             if matched[1] != main:
                 continue  # strace counts for each thread by itself; ours write in the first
             counts[matched[2]] += 1
-            path = re.search(re.escape(str(work)) + r"/((?:data/splits|runs)[^>\"]*)", matched[3])
-            relative = re.search(r'"((?:data/splits|runs)[^"]*)"', matched[3])
+            if matched[2] == "openat" and "O_CREAT" not in matched[3]:
+                continue
+            path = re.search(re.escape(str(work)) + rf"/({_WRITTEN}[^>\"]*)", matched[3])
+            relative = re.search(rf'"({_WRITTEN}[^"]*)"', matched[3])
             if path or relative:
                 name = (path or relative)[1]  # type: ignore[index]
                 found += [Case(stage, matched[2], fault, counts[matched[2]], name) for fault in FAULTS]
@@ -302,6 +309,7 @@ def _outcome(work: Path) -> dict[str, str]:
     return found
 
 
+_WRITTEN = "(?:data/splits|runs|models|cache)"
 _COMPARED = (
     r"data/splits/\w+\.jsonl|runs/[\w-]+/(config\.yaml|predictions\.jsonl|adapter/.*"
     r"|export/(adapter|merged)/[^/]*\.(safetensors|json|jinja))"

@@ -57,7 +57,8 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         needed = memory.estimate(shapes, config, layout)
         say(
             f"a step: {counted(layout.accumulation, 'forward pass')} of "
-            f"{layout.sequences * training.max_length:,} tokens, {layout.recomputed} of {shapes.layers} layers recomputed"
+            f"{layout.sequences * training.max_length:,} tokens, "
+            f"{layout.recomputed} of {shapes.layers} layers recomputed"
         )
         rows = [[part, f"{size / GIB:.2f}"] for part, size in needed.parts.items()]
         table(["memory of a step, estimated", "GiB"], [*rows, ["in all", f"{needed.total / GIB:.2f}"]])
