@@ -3,8 +3,8 @@
     python tests/faults/sweep.py --stages train export --every 7 --workers 2 --json found.json
 
 strace makes the k-th write, fsync, rename, close and so on of a stage fail with ENOSPC or EIO, or kills the process
-there. Which calls there are tells a first run that is only watched: those on splits, runs, models, caches and lock files
-of the workspace count, each on its own.
+there. Which calls there are tells a first run that is only watched: those on splits, runs, models, caches, lock files
+count, each on its own.
 After each case nothing that claims to be whole may be broken; the next command goes on, or says what to do; and what
 comes out in the end has the bytes of an undisturbed run.
 
