@@ -1,8 +1,8 @@
-"""Adapter into base model, shard by shard: no more memory than the model that was trained and one shard.
+"""Adapter into base model, tensor by tensor: no model is loaded.
 
-A QLoRA adapter is added to the *dequantised* weights that it was trained on, in float32, and stored in 16 bits. PEFT's
-`merge_and_unload` on 4-bit layers quantises the sum again (`peft/tuners/lora/bnb.py`), and a short run's update,
-smaller than half a step of the 4-bit grid, rounds away: the merged model is the base model.
+A QLoRA adapter is added to the *dequantised* weights that it was trained on, or to the original ones, in float32, and
+stored in 16 bits. PEFT's `merge_and_unload` on 4-bit layers quantises the sum again (`peft/tuners/lora/bnb.py`), and a
+short run's update, smaller than half a step of the 4-bit grid, rounds away: the merged model is the base model.
 """
 
 from __future__ import annotations
@@ -13,102 +13,133 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
 from solotune.artifacts.model_dir import ModelDir
-from solotune.errors import ProofError
+from solotune.errors import ModelError, ProofError
+from solotune.modeling import shards
 from solotune.modeling.base_model import DTYPES
+from solotune.modeling.base_weights import BaseWeights
+from solotune.modeling.shards import Place
 
 _ADAPTER = "default"
+INDEX = "model.safetensors.index.json"
 
 
 def write_merged(
-    model: peft.PeftModel,
-    base: ModelDir,
+    weights: BaseWeights,
+    adapter: Path,
     folder: Path,
     dtype: str,
     on_tensors: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Writes base + adapter as plain safetensors, with the base's own file layout and config.
+    """Writes base + adapter as plain safetensors, with the base's own file layout, config and tokenizer.
 
     Args:
-        model: the base model with its adapter, loaded as in training.
-        base: where its files lie.
+        weights: what the adapter is added to.
+        adapter: its folder, with the chat template that it was trained with.
         folder: an empty folder.
         dtype: of the stored weights.
-        on_tensors: called with the number of tensors done, after each shard.
+        on_tensors: called with the number of tensors done.
 
     Returns:
         How many tensors the adapter changed.
 
     Raises:
+        ModelError: the adapter holds more than LoRA of linear layers.
         ProofError: a layer that the adapter trained is not among the base's files.
     """
-    layers = _layers(model)
+    layers = _adapted(weights, adapter)
     merged: set[str] = set()
-    for shard in base.weight_files():
-        tensors: dict[str, torch.Tensor] = {}
-        with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                module = layers.get(name.removesuffix(".weight"))
-                if module is None or not name.endswith(".weight"):
-                    tensors[name] = file.get_tensor(name).to(DTYPES[dtype])
-                    continue
-                weight = _trained_on(module)
-                if isinstance(module, LoraLayer):
-                    weight += module.get_delta_weight(_ADAPTER).to(weight)
-                    merged.add(name.removesuffix(".weight"))
-                tensors[name] = weight.to(DTYPES[dtype]).cpu().contiguous()
-        save_file(tensors, folder / shard.name, metadata={"format": "pt"})
-        on_tensors(len(tensors))
-    unmerged = sorted(name for name, module in layers.items() if isinstance(module, LoraLayer) and name not in merged)
+    for shard in weights.base.weight_files():
+        found = shards.places(shard)
+        layout = {name: stored_as(place, dtype) for name, place in found.items()}
+        with shards.writing(folder / shard.name, layout) as add:
+            for name, place in found.items():
+                weight = weights.read(shard, name)
+                if name in layers:
+                    weight = weight.to(weights.device, torch.float32) + layers[name].get_delta_weight(_ADAPTER)
+                    merged.add(name)
+                add(name, weight.to(DTYPES[dtype]) if place.is_float else weight)
+                on_tensors(1)
+    unmerged = sorted(layers.keys() - merged)
     if unmerged:
         raise ProofError(
-            f"{len(unmerged)} adapted layers have no weights of their own in {base.path}: {', '.join(unmerged[:3])}",
+            f"{len(unmerged)} adapted layers have no weights of their own in {weights.base.path}: "
+            f"{', '.join(unmerged[:3])}",
             "The merge would be partial; serve the adapter instead",
         )
-    _copy_config(base, folder, dtype)
+    write_config(weights.base, adapter, folder, dtype)
     return len(merged)
 
 
 def tensor_count(base: ModelDir) -> int:
     """Tensors in the base model's files."""
-    total = 0
-    for shard in base.weight_files():
-        with safe_open(shard, framework="pt") as file:
-            total += len(file.keys())
-    return total
+    return sum(len(shards.places(shard)) for shard in base.weight_files())
 
 
-def _layers(model: peft.PeftModel) -> dict[str, Any]:
-    """Every adapted or quantised layer, by its name in the base model's files."""
-    found = {}
-    for name, module in model.get_base_model().named_modules():
-        plainly_quantised = isinstance(module, bitsandbytes.nn.Linear4bit) and not name.endswith(".base_layer")
-        if plainly_quantised or isinstance(module, LoraLayer):
-            found[name] = module
-    return found
+def stored_as(place: Place, dtype: str) -> Place:
+    """A tensor of the base as the merged model stores it."""
+    return Place(shards.NAMES[DTYPES[dtype]], place.shape) if place.is_float else place
 
 
-def _trained_on(module: Any) -> torch.Tensor:
-    """(out, in) float32: the weights that the forward pass of training multiplied with."""
-    weight = getattr(module, "base_layer", module).weight
-    if isinstance(weight, bitsandbytes.nn.Params4bit):
-        dense: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-        return dense.float()
-    return weight.detach().float().clone()  # type: ignore[no-any-return]
+def write_config(base: ModelDir, adapter: Path, folder: Path, dtype: str) -> None:
+    """Everything beside the weights: the base's files, the run's chat template."""
+    for file in copied(base):
+        shutil.copyfile(file, folder / file.name)
+    for name, text in rewritten(base, dtype).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    shutil.copyfile(adapter / base.chat_template.name, folder / base.chat_template.name)
 
 
-def _copy_config(base: ModelDir, folder: Path, dtype: str) -> None:
-    for file in base.path.iterdir():
-        if file.suffix in (".json", ".jinja", ".model") and file.name not in ("manifest.json", "config.json"):
-            shutil.copyfile(file, folder / file.name)
+def copied(base: ModelDir) -> list[Path]:
+    """The base's files that a merged model has byte for byte: tokenizer, generation settings, licence."""
+    ours = {base.manifest_path.name, base.chat_template.name, *rewritten(base, "bfloat16")}
+    return [
+        file
+        for file in sorted(base.path.iterdir())
+        if (file.suffix in (".json", ".jinja", ".model") or file.name.startswith("LICENSE")) and file.name not in ours
+    ]
+
+
+def rewritten(base: ModelDir, dtype: str) -> dict[str, str]:
+    """The base's files that a merged model has with a change: name -> text."""
     config = json.loads(base.config.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = dtype
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    files: dict[str, Any] = {base.config.name: config}
+    index = base.path / INDEX
+    if index.is_file():
+        found = [place for shard in base.weight_files() for place in shards.places(shard).values()]
+        total = sum(stored_as(place, dtype).bytes for place in found)
+        files[INDEX] = json.loads(index.read_text(encoding="utf-8")) | {"metadata": {"total_size": total}}
+    tokenizer = json.loads(base.tokenizer_config.read_text(encoding="utf-8"))
+    if tokenizer.pop("chat_template", None) is not None:  # some runtimes read this one, and it isn't the run's
+        files[base.tokenizer_config.name] = tokenizer
+    return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
+
+
+def _adapted(weights: BaseWeights, adapter: Path) -> dict[str, LoraLayer]:
+    """PEFT's own layers, with the adapter's matrices on the device: name of the weight in the base's files -> layer."""
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    config = peft.PeftConfig.from_pretrained(str(adapter))
+    model = peft.get_peft_model(weights.skeleton(), config, low_cpu_mem_usage=True)
+    layers = {}
+    for name, module in model.get_base_model().named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        for matrix in ("lora_A", "lora_B"):
+            value = tensors.pop(f"base_model.model.{name}.{matrix}.weight", None)
+            if value is None:
+                raise ModelError(f"{adapter} holds no {matrix} for {name}", "It isn't whole, or of another base model")
+            value = value.to(weights.device, torch.float32)
+            getattr(module, matrix)[_ADAPTER].weight = torch.nn.Parameter(value, requires_grad=False)
+        layers[f"{name}.weight"] = module
+    if tensors:
+        raise ModelError(
+            f"{adapter} holds what can't be merged: {', '.join(sorted(tensors)[:3])}", "Serve the adapter instead"
+        )
+    return layers

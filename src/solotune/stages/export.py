@@ -22,6 +22,7 @@ from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, DataError, ProofError
 from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model, load_plain_model
+from solotune.modeling.base_weights import BaseWeights
 from solotune.modeling.chat import ChatEncoder, Encoded
 from solotune.modeling.likelihood import loss, perplexity, score
 from solotune.modeling.lora import load_adapter
@@ -104,7 +105,6 @@ def _export_merged(
     merged = run_dir.export / "merged"
     with atomic_folder(merged) as folder:
         proof = _merge(config, run_dir, base, rows, folder)
-        (folder / base.chat_template.name).write_text(encoder.template.source, encoding="utf-8")
         # Read back from the disk, without quantisation, as whoever serves it will.
         plain = load_plain_model(
             str(folder), config.export.merge_dtype, config.device, config.model.attn_implementation
@@ -145,8 +145,10 @@ def _merge(config: RunConfig, run_dir: RunDir, base: ModelDir, rows: list[Encode
         adapter_loss = loss(score(model, rows, config, on_rows=bar.advance))
         with model.disable_adapter():
             base_loss = loss(score(model, rows, config, on_rows=bar.advance))
+    del model
+    weights = BaseWeights(base, config, dequantised=config.quantization is not None)
     with Progress("merging", tensor_count(base), "tensors") as bar:
-        changed = write_merged(model, base, folder, config.export.merge_dtype, on_tensors=bar.advance)
+        changed = write_merged(weights, run_dir.adapter, folder, config.export.merge_dtype, on_tensors=bar.advance)
     say(f"{changed} layers merged")
     return _Proof(rows, base_loss, adapter_loss)
 
