@@ -192,6 +192,16 @@ def _options(name: str) -> type[Options]:
 
 # What is wrong, in words
 
+_IS_NOT = {
+    "string_type": "is not text; a number is, in quotes",
+    "dict_type": "is not a mapping",
+    "tuple_type": "is not a list",
+    "bool_type": "is neither true nor false",
+    "too_short": "is too short",
+    "too_long": "is too long",
+    "string_too_short": "is empty",
+}
+
 
 def _no_such_metric(name: str) -> str:
     near = get_close_matches(name, METRICS, 1)
@@ -202,6 +212,7 @@ def _no_such_metric(name: str) -> str:
 def _explained(error: ValidationError, name: str) -> Iterator[tuple[Path, str]]:
     """One line an option; each member of a union complains by itself."""
     fields = {field.alias or key: field for key, field in _options(name).model_fields.items()}
+    fields["label"] = fields.pop("label")  # behind the metric's own
     said: dict[str, list[str]] = {}
     for details in error.errors(include_url=False):
         option = str(details["loc"][0]) if details["loc"] else ""
@@ -211,12 +222,14 @@ def _explained(error: ValidationError, name: str) -> Iterator[tuple[Path, str]]:
                 meant = f"; did you mean {near[0]}?" if near else ""
                 text = f"{name} has no option {option!r}{meant} (it has: {', '.join(fields)})"
             case "missing":
-                text = f"{name} needs the option {option}: {inspect.cleandoc(fields[option].description or '')}"
+                text = f"{name} needs the option {option!r}: {inspect.cleandoc(fields[option].description or '')}"
                 option = ""
             case "value_error":
                 text = str(details["ctx"]["error"])
-            case _:
-                text = f"{_short(repr(details['input']))}: {details['msg'][0].lower()}{details['msg'][1:]}"
+            case "literal_error":
+                text = f"{details['input']!r} is not a choice (allowed: {details['ctx']['expected']})"
+            case kind:
+                text = f"{_short(repr(details['input']))} {_IS_NOT.get(kind) or 'is not allowed: ' + details['msg']}"
         said.setdefault(option, []).append(text)
     for option, texts in said.items():
         yield (option,) if option else (), "; ".join(dict.fromkeys(" ".join(text.split()) for text in texts))

@@ -9,12 +9,13 @@ Reference: F1 is 2·|shared leaves| / (|predicted leaves| + |reference leaves|),
 information extraction (van Rijsbergen 1979, "Information Retrieval", chapter 7).
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable
 from typing import Any
 
 from solotune.metrics.json_valid import parse_json
 
-Path = tuple[str | int, ...]
+Leaf = tuple[tuple[str | int, ...], str, Hashable]
+"""Path, type and value; the type, since True == Decimal(1)."""
 
 
 def json_fields_f1(prediction: str, reference: str) -> float | None:
@@ -24,15 +25,14 @@ def json_fields_f1(prediction: str, reference: str) -> float | None:
     predicted_document = parse_json(prediction)
     if predicted_document is None:
         return 0.0
-    # A path occurs once in a document, as keys are unique, so a dict holds every leaf.
-    expected = dict(_leaves(expected_document))
-    predicted = dict(_leaves(predicted_document))
-    shared = sum(path in predicted and _agree(predicted[path], value) for path, value in expected.items())
-    return 2 * shared / (len(predicted) + len(expected))
+    expected, predicted = leaves(expected_document), leaves(predicted_document)
+    return 2 * len(expected & predicted) / (len(predicted) + len(expected))
 
 
-def _leaves(document: Any) -> Iterator[tuple[Path, Any]]:
-    waiting: list[tuple[Path, Any]] = [((), document)]  # a list, since recursion has a limit
+def leaves(document: Any) -> frozenset[Leaf]:
+    """What the document says; two have the same leaves when they differ in spacing and key order at most."""
+    found: list[Leaf] = []
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]  # a list, since recursion has a limit
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, dict) and value:
@@ -40,8 +40,5 @@ def _leaves(document: Any) -> Iterator[tuple[Path, Any]]:
         elif isinstance(value, list) and value:
             waiting.extend(((*path, index), child) for index, child in enumerate(value))
         else:
-            yield path, value
-
-
-def _agree(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)  # the type, since True == Decimal(1)
+            found.append((path, type(value).__name__, None if isinstance(value, dict | list) else value))
+    return frozenset(found)

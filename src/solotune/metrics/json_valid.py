@@ -19,7 +19,20 @@ def json_valid(prediction: str, reference: str) -> float:
 def parse_json(text: str) -> dict[str, Any] | list[Any] | None:
     """The document, its numbers as Decimal; None when the text is not a JSON object or array."""
     try:
-        document = json.loads(
+        document = read_json(text)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict | list) else None
+
+
+def read_json(text: str) -> Any:
+    """The value that the whole text is, its numbers as Decimal.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(
             text,
             # Decimal keeps every digit and takes any count of them; int refuses more than 4300.
             parse_int=Decimal,
@@ -27,9 +40,8 @@ def parse_json(text: str) -> dict[str, Any] | list[Any] | None:
             parse_constant=_refuse_constant,
             object_pairs_hook=_unique_keys,
         )
-    except (ValueError, RecursionError, InvalidOperation):
-        return None
-    return document if isinstance(document, dict | list) else None
+    except (RecursionError, InvalidOperation) as error:
+        raise ValueError("beyond what is read") from error
 
 
 def _refuse_constant(name: str) -> None:
