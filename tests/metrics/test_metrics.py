@@ -1,6 +1,7 @@
 """The table of metrics, and what holds for each of them."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_every_file_of_the_folder_is_in_the_table_under_its_name():
     assert files > NO_METRICS
     assert sorted(files - NO_METRICS) == list(METRICS)
     assert all(metric.__module__ == f"solotune.metrics.{name}" for name, metric in METRICS.items())
+
+
+@every_metric
+def test_every_option_is_in_the_table_of_configs_readme(name: str):
+    table = (Path(__file__).parents[2] / "configs/README.md").read_text("utf-8").partition("## Metrics")[2]
+    row = next((line for line in table.splitlines() if line.startswith(f"| `{name}` | ")), "")
+    metric = METRICS[name]
+    fields = metric.model_fields if isinstance(metric, type) else {}
+    options = {field.alias or key for key, field in fields.items()} - {"label"}
+    assert options == set(re.findall(r"`(\w+)`(?: \(required\))?[:,]", row))
 
 
 @every_metric
