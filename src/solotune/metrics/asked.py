@@ -91,9 +91,9 @@ def asked(evaluation: EvaluationConfig) -> list[AnswerMetric | ChoiceMetric]:
     Raises:
         ConfigError: every problem in the metrics and in what their options name.
     """
-    found, problems = _read(evaluation, files=True)
-    if problems:
-        raise ConfigError([f"{dotted(path)}: {text}" for path, text in problems])
+    found, wrong = _read(evaluation, files=True)
+    if wrong:
+        raise ConfigError([f"{dotted(path)}: {text}" for path, text in wrong])
     return found
 
 
