@@ -125,6 +125,21 @@ def reproduce(c: Context, run: str) -> None:
     _stage(c, _service_of_run(run), "reproduce", "--run", run)
 
 
+@task(
+    help={
+        "run": "run id, a unique prefix, or latest",
+        "temperature": "0, if not given: the likeliest token, always",
+        "seed": "of what is drawn at a temperature; 0",
+        "max_new_tokens": "of an answer; the config's",
+    }
+)
+def chat(c: Context, run: str, temperature: str = "", seed: str = "", max_new_tokens: str = "") -> None:
+    """Talk to base and adapter side by side; also from a script's standard input."""
+    given = {"--temperature": temperature, "--seed": seed, "--max-new-tokens": max_new_tokens}
+    flags = [word for name, value in given.items() if value for word in (name, value)]
+    _solotune(c, _service_of_run(run), "chat", "--run", run, *flags)
+
+
 @task
 def runs(c: Context) -> None:
     """List the runs and what they measured."""
@@ -350,6 +365,7 @@ namespace = Collection(
     smoke,
     verify,
     reproduce,
+    chat,
     runs,
     tensorboard,
     test,
