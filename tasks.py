@@ -146,6 +146,12 @@ def runs(c: Context) -> None:
     _solotune(c, "cpu", "runs")
 
 
+@task(help={"run": "of this run only: run id, a unique prefix, or latest"})
+def report(c: Context, run: str = "") -> None:
+    """Pages for any browser: one of each run, one of all."""
+    _solotune(c, "cpu", "report", *(["--run", run] if run else []))
+
+
 @task(help={"port": "on 127.0.0.1"})
 def tensorboard(c: Context, port: int = 6006) -> None:
     """Curves of all runs, live; Ctrl-C ends it."""
@@ -367,6 +373,7 @@ namespace = Collection(
     reproduce,
     chat,
     runs,
+    report,
     tensorboard,
     test,
     lint,
