@@ -185,6 +185,12 @@ def _runs(arguments: Arguments) -> None:
     runs.run()
 
 
+def _report(arguments: Arguments) -> None:
+    from solotune.stages import report
+
+    report.run(arguments.run)
+
+
 def _doctor(arguments: Arguments) -> None:
     _offline("cuda")  # what a training sees: one GPU
     from solotune.stages import doctor
@@ -282,6 +288,8 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--seed", type=int, default=0, metavar="NUMBER", help="of what is drawn at a temperature; 0")
     chat.add_argument("--max-new-tokens", type=_at_least_one, metavar="NUMBER", help="of an answer; the config's")
     add("runs", _runs, "list the runs and what they measured")
+    report = add("report", _report, "pages that open in any browser: one of each run, one of all")
+    report.add_argument("--run", metavar="RUN", help="of this run only: run id, a unique prefix of it, or latest")
     board = add("tensorboard", _tensorboard, "the curves of all runs in a browser, live")
     board.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
     board.add_argument("--port", type=int, default=6006, metavar="NUMBER", help="6006, if not given")
