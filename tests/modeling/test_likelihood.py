@@ -9,7 +9,7 @@ from tests.helpers import make_config
 from transformers import AutoModelForCausalLM
 
 from solotune.modeling.chat import IGNORE, Encoded
-from solotune.modeling.likelihood import RowScore, loss, perplexity, score
+from solotune.modeling.likelihood import RowScore, log_probabilities, loss, perplexity, score
 
 CONFIG = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": "float32"})
 
@@ -39,6 +39,41 @@ def test_scores_equal_an_independent_computation(tiny_model: Path) -> None:
     for mine, (nll, _) in zip(found, expected, strict=True):
         assert mine.nll == pytest.approx(nll, rel=1e-5)
     assert loss(found) == pytest.approx(sum(n for n, _ in expected) / sum(c for _, c in expected), abs=1e-4)
+
+
+def test_loss_and_perplexity_are_those_of_plain_transformers_in_batches_of_one(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    expected = [independent(model, row) for row in rows()]
+    plain = sum(nll for nll, _ in expected) / sum(count for _, count in expected)
+    found = loss(score(model, rows(), CONFIG))
+    assert abs(found - plain) < 1e-4
+    assert abs(perplexity(found) / math.exp(plain) - 1) < 1e-4
+
+
+def test_each_token_has_its_likelihood_and_what_would_have_been_said_instead(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for row, found in zip(rows(), score(model, rows(), CONFIG), strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        at = [i for i, label in enumerate(row.labels[1:]) if label != IGNORE]
+        said = torch.tensor(row.input_ids)[1:]
+        expected = torch.nn.functional.cross_entropy(logits, said, reduction="none")[at]
+        torch.testing.assert_close(torch.from_numpy(found.token_nll), expected, rtol=1e-4, atol=1e-4)
+        assert found.greedy.tolist() == logits.argmax(dim=1)[at].tolist()
+        assert found.nll == pytest.approx(float(found.token_nll.sum()), rel=1e-6)
+        assert len(found.token_nll) == len(found.greedy) == found.tokens
+
+
+def test_distributions_are_those_that_the_scores_come_from(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    distributions = list(log_probabilities(model, rows(), CONFIG))
+    assert model.training
+    for row, whole, found in zip(rows(), distributions, score(model, rows(), CONFIG), strict=True):
+        labels = torch.tensor([label for label in row.labels[1:] if label != IGNORE])
+        assert whole.shape == (len(labels), 400)
+        assert whole.dtype == torch.float32
+        assert torch.allclose(whole.exp().sum(dim=1), torch.ones(len(labels)))
+        assert torch.allclose(-whole.gather(1, labels[:, None])[:, 0], torch.from_numpy(found.token_nll), atol=1e-4)
 
 
 def test_scores_dont_depend_on_how_rows_are_batched(tiny_model: Path) -> None:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from solotune.config.schema import RunConfig
 from solotune.modeling.base_model import autocast
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.packing import collate, join, pack
+
+_POSITIONS_AT_ONCE = 512
+"""Whose logits stand in float32 at a time: with a vocabulary of 128,000 a quarter of a GB."""
+
+
+def _floats() -> NDArray[np.float32]:
+    return np.empty(0, np.float32)
+
+
+def _ids() -> NDArray[np.int32]:
+    return np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,10 @@ class RowScore:
 
     nll: float
     tokens: int
+    token_nll: NDArray[np.float32] = field(default_factory=_floats, compare=False, repr=False)
+    """(tokens,) that of each labelled token, in order."""
+    greedy: NDArray[np.int32] = field(default_factory=_ids, compare=False, repr=False)
+    """(tokens,) the id that the model finds likeliest where each of them stands; of equals the lowest."""
 
 
 def loss(scores: Sequence[RowScore]) -> float:
@@ -65,24 +83,58 @@ def _score(
     lengths = [len(row.input_ids) for row in rows]
     capacity = max(config.training.max_length, max(lengths, default=0))
     scores: dict[int, RowScore] = {}
-    device = next(model.parameters()).device
     for numbers in pack(lengths, capacity, seed=0):
-        batch = {k: v.to(device) for k, v in collate([join([rows[i] for i in numbers])], pad_id=0).items()}
-        targets = batch["labels"][0, 1:]
-        at = (targets != IGNORE).nonzero().squeeze(1)
-        with autocast(config):
-            # use_cache=False: with a cache transformers would not see that rows are packed, and they would mix.
-            logits = model(
-                input_ids=batch["input_ids"],
-                position_ids=batch["position_ids"],
-                use_cache=False,
-                logits_to_keep=at,
-            ).logits[0]
-        nll = torch.nn.functional.cross_entropy(logits.float(), targets[at], reduction="none").double().cpu()
+        some = [rows[i] for i in numbers]
+        logits, targets = _at_labels(model, some, config)
+        nll, greedy = _in_float32(logits, targets)
         start = 0
-        for i in numbers:
-            count = sum(label != IGNORE for label in rows[i].labels[1:])
-            scores[i] = RowScore(float(nll[start : start + count].sum()), count)
-            start += count
+        for i, row in zip(numbers, some, strict=True):
+            end = start + sum(label != IGNORE for label in row.labels[1:])
+            own = nll[start:end]
+            scores[i] = RowScore(float(own.sum(dtype=np.float64)), end - start, own, greedy[start:end])
+            start = end
         on_rows(len(numbers))
     return [scores[i] for i in range(len(rows))]
+
+
+@torch.no_grad()
+def log_probabilities(model: torch.nn.Module, rows: Sequence[Encoded], config: RunConfig) -> Iterator[torch.Tensor]:
+    """For each row (labelled tokens, vocabulary) float32 on the CPU: log-softmax of the logits at each label.
+
+    Each row goes through the model alone: its figures depend on no other, in whatever company it is asked for.
+    """
+    for row in rows:
+        was_training = model.training
+        model.eval()
+        logits, _ = _at_labels(model, [row], config)
+        model.train(was_training)
+        parts = [torch.log_softmax(part.float(), dim=-1).cpu() for part in logits.split(_POSITIONS_AT_ONCE)]
+        yield torch.cat(parts)
+
+
+def _at_labels(model: torch.nn.Module, rows: Sequence[Encoded], config: RunConfig) -> tuple[Any, torch.Tensor]:
+    """One forward pass: (labels of all rows, vocabulary) logits in the model's precision, and (labels,) the labels."""
+    device = next(model.parameters()).device
+    batch = {k: v.to(device) for k, v in collate([join(rows)], pad_id=0).items()}
+    targets = batch["labels"][0, 1:]
+    at = (targets != IGNORE).nonzero().squeeze(1)
+    with autocast(config):
+        # use_cache=False: with a cache transformers would not see that rows are packed, and they would mix.
+        logits = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            logits_to_keep=at,
+        ).logits[0]
+    return logits, targets[at]
+
+
+def _in_float32(logits: torch.Tensor, targets: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """(labels,) negative log-likelihoods and (labels,) likeliest ids; a part of the logits at a time."""
+    nll, greedy = [], []
+    for part, target in zip(logits.split(_POSITIONS_AT_ONCE), targets.split(_POSITIONS_AT_ONCE), strict=True):
+        nll.append(torch.nn.functional.cross_entropy(part.float(), target, reduction="none"))
+        greedy.append(part.argmax(dim=-1))
+    if not nll:
+        return _floats(), _ids()
+    return torch.cat(nll).cpu().numpy(), torch.cat(greedy).int().cpu().numpy()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from solotune.modeling.chat import Encoded
+from solotune.config.schema import RunConfig
+from solotune.modeling import likelihood
+from solotune.modeling.chat import ChatEncoder, Encoded
+from solotune.modeling.generate import generate
 from solotune.modeling.likelihood import RowScore
 
 
@@ -26,3 +29,28 @@ class Subject(Protocol):
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
         """For each row (labelled tokens, vocabulary) float32 on the CPU: log-softmax of the logits at each label."""
+
+
+class TorchSubject:
+    """A model of transformers, with or without an adapter, as the harness's `Subject`.
+
+    Args:
+        model: the base model, one with its adapter switched on or off, or a merged one.
+        encoder: of the run.
+        config: says how long a pass and an answer may be, and in which precision is computed.
+    """
+
+    def __init__(self, model: Any, encoder: ChatEncoder, config: RunConfig) -> None:
+        self._model, self._encoder, self._config = model, encoder, config
+
+    def score(self, rows: Sequence[Encoded], on_rows: Callable[[int], None] = _nobody) -> list[RowScore]:
+        """See `Subject.score`; several rows in one pass, none seeing another, without padding."""
+        return likelihood.score(self._model, rows, self._config, on_rows)
+
+    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = _nobody) -> list[str]:
+        """See `Subject.answer`; prompts of like length side by side."""
+        return generate(self._model, prompts, self._encoder, self._config, on_rows)
+
+    def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
+        """See `Subject.log_probabilities`; row by row."""
+        return likelihood.log_probabilities(self._model, rows, self._config)

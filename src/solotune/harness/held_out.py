@@ -1,0 +1,110 @@
+"""The rows that are measured, as every model sees them: the same ids, the same prompts, the template of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.splits_dir import SplitsDir
+from solotune.config.schema import RunConfig, Split
+from solotune.dataset.contract import Row
+from solotune.dataset.stored import read_rows
+from solotune.errors import ArtifactError, DataError
+from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
+from solotune.modeling.template import MessageLike
+from solotune.modeling.token_cache import tokenised
+from solotune.modeling.tokenised import TokenisedRows
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of a split of a run, whole, in the order of its file."""
+
+    split: Split
+    rows: list[Row]
+    encoded: TokenisedRows
+    """Each row as ids, with labels on what the assistant says; never cut."""
+    encoder: ChatEncoder
+    """With the template that the run was trained with."""
+
+    @classmethod
+    def of_run(
+        cls,
+        run_dir: RunDir,
+        manifest: RunManifest,
+        config: RunConfig,
+        split: Split | None = None,
+        limit: int | None = None,
+    ) -> HeldOut:
+        """The first rows of a split, after proof that it is the one that the run was made with.
+
+        Args:
+            run_dir: a finished run.
+            manifest: its own.
+            config: its own.
+            split: another one than `evaluation.split`.
+            limit: how many rows at most; None: all.
+
+        Raises:
+            ArtifactError: the splits have changed since.
+            DataError: the split has no rows.
+        """
+        split = split or config.evaluation.split
+        splits = SplitsDir(Path(config.dataset.splits_dir))
+        if splits.open(config.dataset).outputs != manifest.splits:
+            raise ArtifactError(
+                f"{splits.path} isn't what run {run_dir.run_id} was trained on",
+                "Prepare the data it was trained on, or train again",
+            )
+        path = splits.split(split)
+        rows = list(islice(read_rows(path), limit))
+        if not rows:
+            raise DataError(f"{path} is empty", f"Raise dataset.{split}_fraction, or declare rows for it")
+        base = ModelDir.of(config.model)
+        encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
+        encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder)[: len(rows)]
+        return cls(split, rows, encoded, encoder)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def tags(self) -> dict[str, list[int]]:
+        """Tag -> numbers of the rows that carry it, those of most rows first."""
+        found: dict[str, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            for tag in row.meta.tags:
+                found.setdefault(tag, []).append(i)
+        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+    def reference(self, row: int) -> str:
+        """What the assistant should say last."""
+        return self.rows[row].messages[-1].content
+
+    def prompt(self, row: int) -> list[int]:
+        """The ids before the last answer."""
+        return self.encoded.prompt(row)
+
+    def content_of(self, row: int, answer: str) -> str:
+        """A generated answer to that row without the template's own markup."""
+        return self.encoder.content_of(answer, [message.role for message in self.rows[row].messages])
+
+    def answered_with(self, row: int, contents: Sequence[str]) -> list[Encoded]:
+        """The row with other last answers, each labelled: the answer and the token that ends the turn, nothing else."""
+        before = self.rows[row].messages[:-1]
+        chats: list[list[MessageLike]] = [[*before, _Answer("assistant", content)] for content in contents]
+        answered = []
+        for ids, spans in self.encoder.encode_batch(chats):
+            start, end = spans[-1]
+            answered.append(Encoded(ids, [IGNORE] * start + ids[start:end] + [IGNORE] * (len(ids) - end)))
+        return answered
+
+
+@dataclass(frozen=True)
+class _Answer:
+    role: str
+    content: str
