@@ -151,11 +151,12 @@ def _quantiser(outtype: str) -> tuple[list[str], str]:
 def _run(command: Sequence[str], failed: str) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False, env={**os.environ, **offline}
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, **offline}
     )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise ModelError(f"{failed}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+        reason = lines[-1].rpartition("failed to quantize: ")[2] if lines else f"exit code {done.returncode}"
+        raise ModelError(f"{failed}: {reason}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -176,7 +177,7 @@ class ServingMismatches:
     tokens: list[int]
     """Other token ids, from its rendering and the file's own tokenizer; without those of `template`."""
     reason: str = ""
-    """Why llama.cpp can't render the template at all."""
+    """Why llama.cpp's server can't start on this file, or can't render the first chat that it fails on."""
 
 
 def serving_mismatches(path: Path, encoder: ChatEncoder, chats: Sequence[Sequence[MessageLike]]) -> ServingMismatches:
@@ -191,16 +192,14 @@ def serving_mismatches(path: Path, encoder: ChatEncoder, chats: Sequence[Sequenc
 
     Raises:
         MachineError: xllamacpp isn't installed.
-        ModelError: the server doesn't start on this file.
     """
     _installed()
     messages = [[{"role": m.role, "content": m.content} for m in chat] for chat in chats]
     program = [sys.executable, "-I", "-m", "solotune.modeling.llama_programs.serving"]
     asked = json.dumps({"path": str(path), "chats": messages})
-    done = subprocess.run(program, input=asked, capture_output=True, text=True, check=False)
+    done = subprocess.run(program, input=asked, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ModelError(f"llama.cpp's server doesn't start on {path}: {last}")
+        return ServingMismatches(list(range(len(chats))), [], _reason(done.stderr) or f"exit code {done.returncode}")
     served = json.loads(done.stdout.splitlines()[-1])
     template: list[int] = []
     tokens: list[int] = []
@@ -215,6 +214,12 @@ def serving_mismatches(path: Path, encoder: ChatEncoder, chats: Sequence[Sequenc
         rendered = [first + got.get("prompt", "") for first in ("", *encoder.control_tokens)]
         (tokens if expected in rendered else template).append(i)
     return ServingMismatches(template, tokens, reasons[0] if reasons else "")
+
+
+def _reason(log: str) -> str:
+    """What the server's log gives as the cause: what its template engine says, else the first line of severity E."""
+    found = re.search(r"^Error: (.+)", log, re.MULTILINE) or re.search(r"^\S+ E \S+[^:]*: (.+)", log, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _installed() -> None:

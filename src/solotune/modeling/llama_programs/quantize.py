@@ -11,7 +11,10 @@ def main() -> None:
     source, target, ftype = sys.argv[1:]
     params = LlamaModelQuantizeParams()
     params.ftype = int(ftype)
-    model_quantize(source, target, params)
+    try:
+        model_quantize(source, target, params)
+    except RuntimeError:
+        sys.exit(1)  # the reason is the last line that llama.cpp logged
 
 
 if __name__ == "__main__":
