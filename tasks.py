@@ -140,6 +140,24 @@ def chat(c: Context, run: str, temperature: str = "", seed: str = "", max_new_to
     _solotune(c, _service_of_run(run), "chat", "--run", run, *flags)
 
 
+@task(
+    help={
+        "run": "run id, a unique prefix, or latest",
+        "port": "on 127.0.0.1",
+        "vllm": "print the command that serves it with vLLM's own image",
+    }
+)
+def serve(c: Context, run: str, port: int = 8000, vllm: bool = False) -> None:
+    """The merged model behind an OpenAI-compatible endpoint; Ctrl-C ends it."""
+    given = ["serve", "--run", run, "--port", str(port)]
+    if _is_local() or vllm:
+        _solotune(c, "cpu", *given, *_flag("--vllm", vllm))
+        return
+    command = ["solotune", *given, "--host", _EVERYWHERE]
+    service = f"serve-{_service_of_run(run)}"
+    _leave(lambda: container.run_stage(service, command, variables={"SERVE_PORT": str(port)}, dry=_dry(c)))
+
+
 @task
 def runs(c: Context) -> None:
     """List the runs and what they measured."""
@@ -157,8 +175,7 @@ def tensorboard(c: Context, port: int = 6006) -> None:
     """Curves of all runs, live; Ctrl-C ends it."""
     if _is_local():
         _solotune(c, "cpu", "tensorboard", "--port", str(port))
-    everywhere = "0.0.0.0"  # noqa: S104  in the container; compose.yaml publishes it on 127.0.0.1
-    command = ["solotune", "tensorboard", "--host", everywhere, "--port", str(port)]
+    command = ["solotune", "tensorboard", "--host", _EVERYWHERE, "--port", str(port)]
     _leave(lambda: container.run_stage("tensorboard", command, variables={"TENSORBOARD_PORT": str(port)}, dry=_dry(c)))
 
 
@@ -248,6 +265,9 @@ def clean(c: Context, yes: bool = False) -> None:
             shutil.rmtree(folder)
     if folders and not yes:
         print(f"`{os.environ.get('SOLOTUNE_COMMAND', 'invoke')} clean --yes` does it")
+
+
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  in the container; compose.yaml publishes it on 127.0.0.1
 
 
 def _config(config: str, overrides: list[str]) -> list[str]:
@@ -372,6 +392,7 @@ namespace = Collection(
     verify,
     reproduce,
     chat,
+    serve,
     runs,
     report,
     tensorboard,

@@ -35,6 +35,8 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
     tasks.train(c, [], resume="latest")
     tasks.evaluate(c, "latest", split="val")
     tasks.export(c, "latest", merge=True)
+    tasks.chat(c, "latest", temperature="0.7", max_new_tokens="50")
+    tasks.serve(c, "latest", port=8001)
     tasks.smoke(c)
     assert started == [
         [*STAGE, "fetch", "--config", "a.yaml"],
@@ -43,6 +45,8 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
         [*STAGE, "train", "--resume", "latest"],
         [*STAGE, "evaluate", "--run", "latest", "--split", "val"],
         [*STAGE, "export", "--run", "latest", "--merge"],
+        [*STAGE, "chat", "--run", "latest", "--temperature", "0.7", "--max-new-tokens", "50"],
+        [*STAGE, "serve", "--run", "latest", "--port", "8001"],
         [*STAGE, "pipeline", "--config", "configs/smoke.yaml"],
     ]
 
@@ -67,6 +71,9 @@ def test_on_the_host_each_stage_goes_to_the_service_that_its_config_needs(monkey
         lambda: tasks.train(c, [], config="configs/not_there.yaml"),
         lambda: tasks.smoke(c),
         lambda: tasks.runs(c),
+        lambda: tasks.chat(c, "no such run"),
+        lambda: tasks.serve(c, "no such run"),
+        lambda: tasks.serve(c, "no such run", vllm=True),
         lambda: tasks.test(c, k="x"),
         lambda: tasks.lint(c),
         lambda: tasks.shell(c),
@@ -88,6 +95,9 @@ def test_on_the_host_each_stage_goes_to_the_service_that_its_config_needs(monkey
         ("fetch", "solotune", "fetch", *smoke),
         ("cpu", "as service", "solotune", "pipeline", *smoke),
         ("cpu", "solotune", "runs"),
+        ("cpu", "solotune", "chat", "--run", "no such run"),
+        ("serve-cpu", "as service", "solotune", "serve", "--run", "no such run", "--port", "8000", "--host", "0.0.0.0"),
+        ("cpu", "solotune", "serve", "--run", "no such run", "--port", "8000", "--vllm"),
         ("cpu", "invoke", "test", "-k", "x"),
         ("cpu", "invoke", "lint"),
         ("gpu", "bash"),

@@ -178,6 +178,17 @@ def _chat(arguments: Arguments) -> None:
     )
 
 
+def _serve(arguments: Arguments) -> None:
+    _offline(_config_of_run(arguments.run).device)
+    from solotune.stages import serve
+
+    if arguments.vllm:
+        serve.print_vllm(arguments.run, arguments.port)
+    else:
+        _tell_loading()
+        serve.run(arguments.run, arguments.host, arguments.port)
+
+
 def _runs(arguments: Arguments) -> None:
     del arguments
     from solotune.stages import runs
@@ -287,6 +298,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     chat.add_argument("--seed", type=int, default=0, metavar="NUMBER", help="of what is drawn at a temperature; 0")
     chat.add_argument("--max-new-tokens", type=_at_least_one, metavar="NUMBER", help="of an answer; the config's")
+    serve = add("serve", _serve, "the merged model behind an OpenAI-compatible endpoint of this machine")
+    _add_run(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
+    serve.add_argument("--port", type=int, default=8000, metavar="NUMBER", help="8000, if not given")
+    serve.add_argument("--vllm", action="store_true", help="print the command that serves it with vLLM's own image")
     add("runs", _runs, "list the runs and what they measured")
     report = add("report", _report, "pages that open in any browser: one of each run, one of all")
     report.add_argument("--run", metavar="RUN", help="of this run only: run id, a unique prefix of it, or latest")

@@ -19,7 +19,8 @@ def rendered(checkout: Checkout, *options: str, **environment: str) -> dict[str,
     return json.loads(done.stdout)
 
 
-STAGES = {"cpu", "gpu", "fetch", "tensorboard"}
+LOOPBACK = {"tensorboard", "serve-cpu", "serve-gpu"}
+STAGES = {"cpu", "gpu", "fetch", *LOOPBACK}
 EDITORS = {"editor-cpu", "editor-gpu"}
 
 
@@ -38,7 +39,9 @@ def test_every_service_is_shut_in(checkout: Checkout) -> None:
         assert service.get("read_only", False) is (name in STAGES), name
     assert {name for name, s in services.items() if s.get("network_mode") == "none"} == {"cpu", "gpu"}
     assert {name for name, s in services.items() if s.get("network_mode") == "bridge"} == {"fetch", *EDITORS}
-    assert set(services["tensorboard"]["networks"]) == {"loopback"}
+    for name in LOOPBACK:
+        assert set(services[name]["networks"]) == {"loopback"}, name
+        assert services[name]["ports"], name
 
 
 def test_what_each_service_may_write(checkout: Checkout) -> None:
@@ -52,6 +55,8 @@ def test_what_each_service_may_write(checkout: Checkout) -> None:
         "gpu": {"/app/data/splits", "/app/runs", "/cache"},
         "fetch": {"/app/data/hub", "/app/models", "/cache"},
         "tensorboard": set(),
+        "serve-cpu": set(),
+        "serve-gpu": set(),
         "editor-cpu": editor,
         "editor-gpu": editor,
     }
@@ -62,10 +67,10 @@ def test_what_each_service_may_write(checkout: Checkout) -> None:
 
 def test_what_has_a_network_sees_no_rows_and_no_settings(checkout: Checkout) -> None:
     services = rendered(checkout)["services"]
-    seen = {name: {v["target"] for v in services[name]["volumes"]} for name in ("fetch", "tensorboard")}
+    seen = {name: {v["target"] for v in services[name]["volumes"]} for name in ("fetch", *LOOPBACK)}
     assert seen == {
         "fetch": {"/app/src", "/app/configs", "/app/data/hub", "/app/models", "/cache"},
-        "tensorboard": {"/app/src", "/app/runs"},
+        **{name: {"/app/src", "/app/runs"} for name in LOOPBACK},
     }
     caches = {name: [v["source"] for v in s["volumes"] if v["target"] == "/cache"] for name, s in services.items()}
     assert not set(caches["cpu"] + caches["gpu"]) & set(caches["fetch"] + caches["editor-gpu"])
@@ -77,8 +82,10 @@ def test_only_fetch_gets_the_token(checkout: Checkout) -> None:
 
 
 def test_the_gpu_is_reserved_in_the_form_that_docker_desktop_knows(checkout: Checkout) -> None:
-    devices = rendered(checkout)["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    services = rendered(checkout)["services"]
+    for name in ("gpu", "serve-gpu"):
+        devices = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}], name
 
 
 def test_a_private_ca_reaches_fetch(checkout: Checkout) -> None:
@@ -93,7 +100,7 @@ OUTSIDE = "import socket; socket.create_connection(('pypi.org', 443), timeout=5)
 
 def test_only_fetch_reaches_the_internet(checkout: Checkout) -> None:
     assert checkout.run("python", "-c", OUTSIDE, service="fetch").returncode == 0, "no network here: nothing is shown"
-    for service in ("cpu", "tensorboard"):
+    for service in ("cpu", "tensorboard", "serve-cpu"):
         assert checkout.run("python", "-c", OUTSIDE, service=service).returncode != 0, service
 
 

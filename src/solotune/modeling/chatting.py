@@ -39,7 +39,9 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
+    """A message."""
+
     role: str
     content: str
 
@@ -68,8 +70,8 @@ class Chat:
 
     def reset(self, system: str = "") -> None:
         """Forgets everything; `system`, where given, is what the next chat begins with."""
-        opening = [_Turn("system", system)] if system else []
-        self._histories: dict[Side, list[_Turn]] = {side: list(opening) for side in SIDES}
+        opening = [Turn("system", system)] if system else []
+        self._histories: dict[Side, list[Turn]] = {side: list(opening) for side in SIDES}
 
     def ask(self, text: str, sides: Sequence[Side] = SIDES) -> Generator[dict[Side, Answer]]:
         """Asks the models, and yields their growing answers after each token, the same objects each time.
@@ -80,7 +82,7 @@ class Chat:
         Raises:
             ModelError: the chat template refuses this chat, or a model has no room for it. Nothing is remembered.
         """
-        chats = {side: [*self._histories[side], _Turn("user", text)] for side in sides}
+        chats = {side: [*self._histories[side], Turn("user", text)] for side in sides}
         self._asked += 1
         voices = {side: self._voice(side, chat) for side, chat in chats.items()}
         answers = {side: Answer() for side in sides}
@@ -93,9 +95,9 @@ class Chat:
         finally:
             if any(answer.text for answer in answers.values()):
                 for side, answer in answers.items():
-                    self._histories[side] = [*chats[side], _Turn("assistant", answer.text)]
+                    self._histories[side] = [*chats[side], Turn("assistant", answer.text)]
 
-    def _voice(self, side: Side, chat: list[_Turn]) -> _Voice:
+    def _voice(self, side: Side, chat: list[Turn]) -> _Voice:
         prompt = self._encoder.encode_prompt(chat)
         room = self._context - len(prompt) if self._context else self._sampling.max_new_tokens
         if room < 1:
