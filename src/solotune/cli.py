@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from solotune import __version__, known_errors
-from solotune.console import as_started, remember_config, say
+from solotune.console import complain, remember_config, safe, say
 from solotune.errors import Interrupted, SolotuneError
+from solotune.signals import asked_to_end
 
 if TYPE_CHECKING:
     from solotune.config.schema import RunConfig
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
     arguments = _parser().parse_args(argv)
     remember_config([])
-    before = signal.signal(signal.SIGTERM, _on_sigterm)
+    before = {number: signal.signal(number, _on_signal) for number in asked_to_end()}
     if os.getppid() == 1:  # a container's only program: after Ctrl-Z nobody could wake it
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     try:
@@ -36,25 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         command(arguments)
     except Interrupted as stop:
         if str(stop):
-            _complain(str(stop))
+            complain(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:
-        _complain(f"interrupted; {_NOT_HALF}")
+        complain(f"interrupted; {_NOT_HALF}")
         return 130
     except SolotuneError as error:
         if arguments.debug:
             raise
         for line in str(error).splitlines():
-            _complain(f"error: {line}")
+            complain(f"error: {line}")
         return error.exit_code
     except Exception as error:
         if arguments.debug:
             raise
         return _tell(error)
     finally:
-        signal.signal(
-            signal.SIGTERM, before or signal.SIG_DFL
-        )  # one that comes while the interpreter ends has nobody to tell
+        for number, handler in before.items():  # one that comes while the interpreter ends has nobody to tell
+            signal.signal(number, handler)
     return 0
 
 
@@ -64,17 +64,17 @@ _NOT_HALF = "what isn't finished isn't taken for whole. Run the same command aga
 def _tell(error: Exception) -> int:
     """Prints an error that no stage foresaw, with its cause and fix where they are known; returns the exit code."""
     known = known_errors.explain(f"{type(error).__name__}: {error}")
-    line = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+    line = safe(f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0], 2000)
     if known is None:
-        _complain(f"error: {line}")
-        _complain("This looks like a fault in solotune; run it again with --debug and report what it prints")
+        complain(f"error: {line}")
+        complain("This looks like a fault in solotune; run it again with --debug and report what it prints")
         return 1
     if isinstance(error, OSError) and error.filename:
-        _complain(f"error: {error.filename}: {known.cause}")
+        complain(f"error: {safe(str(error.filename))}: {known.cause}")
     else:
-        _complain(f"error: {line}")
-        _complain(f"  {known.cause}")
-    _complain(f"  {known.fix}")
+        complain(f"error: {line}")
+        complain(f"  {known.cause}")
+    complain(f"  {known.fix}")
     return 2
 
 
@@ -142,7 +142,13 @@ def _export(arguments: Arguments) -> None:
     _tell_loading()
     from solotune.stages import export
 
-    export.run(arguments.run, merge=arguments.merge)
+    export.run(
+        arguments.run,
+        merge=arguments.merge or arguments.merge_base is not None,
+        merge_base=arguments.merge_base,
+        gguf=arguments.gguf,
+        overrides=arguments.set,
+    )
 
 
 def _pipeline(arguments: Arguments) -> None:
@@ -228,7 +234,9 @@ def _config_of_run(wanted: str, runs: Path = Path("runs")) -> RunConfig:
     from solotune.artifacts.run_dir import RunDir
     from solotune.config.load import load
 
-    return load(RunDir.find(runs, wanted).config)
+    path = RunDir.find(runs, wanted).config
+    remember_config(["--config", str(path)])
+    return load(path)
 
 
 def _offline(device: str) -> None:
@@ -285,6 +293,24 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "what people serve, with proof that it behaves like the adapter")
     _add_run(export)
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
+    export.add_argument(
+        "--merge-base",
+        choices=("dequantised", "original"),
+        type=lambda text: text.replace("dequantized", "dequantised"),
+        help="the weights that a QLoRA adapter is merged into, instead of those that the figures recommend",
+    )
+    export.add_argument(
+        "--gguf",
+        nargs="?",
+        const="q8_0",
+        action="append",
+        default=[],
+        metavar="TYPE,…",
+        help="also make GGUF files of the merged model: q8_0, f16, q4_k_m, …",
+    )
+    export.add_argument(
+        "--set", metavar="export.KEY=VALUE", action="append", default=[], type=_of_export, help="overrides a bound"
+    )
     add("pipeline", _pipeline, "fetch, prepare, plan, train, evaluate, export --merge", config="required")
     verify = add("verify", _verify, "is a run the same made twice, and stopped and resumed? To the bit")
     _add_run(verify)
@@ -318,6 +344,12 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", metavar="RUN", required=True, help="run id, a unique prefix of it, or latest")
 
 
+def _of_export(text: str) -> str:
+    if not text.startswith("export."):
+        raise argparse.ArgumentTypeError(f"{text!r}: the rest of the config is what the run was trained with")
+    return text
+
+
 def _at_least_two(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 2")
@@ -340,10 +372,6 @@ def _not_negative(text: str) -> float:
     return value
 
 
-def _on_sigterm(number: int, frame: object) -> None:
+def _on_signal(number: int, frame: object) -> None:
     del frame
     raise Interrupted(f"stopped; {_NOT_HALF}", 128 + number)
-
-
-def _complain(text: str) -> None:
-    print(as_started(text), file=sys.stderr, flush=True)

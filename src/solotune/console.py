@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import select
 import shlex
 import sys
 import time
@@ -20,28 +23,76 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 def say(text: str = "") -> None:
     """Prints one line for people; flushed, so that a log file shows it at once."""
-    print(as_started(text), flush=True)
+    with nobody_listens():
+        print(as_started(text), flush=True)
 
 
 def warn(text: str) -> None:
     """Prints one line on the error stream."""
-    print(as_started(f"warning: {text}"), file=sys.stderr, flush=True)
+    complain(f"warning: {text}")
+
+
+def complain(text: str) -> None:
+    """Prints one line on the error stream, as it is."""
+    with nobody_listens():
+        print(as_started(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def nobody_listens() -> Iterator[None]:
+    """For whatever prints: a pipe whose reader has gone, or a terminal that was closed, ends no work.
+
+    Ctrl-C ends `tee` along with the stage, which has a checkpoint to save and nobody to tell. From then on what is
+    printed goes nowhere.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            if not _is_open(stream):
+                os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.write(stream, b"")  # nothing: a terminal that was closed refuses even that
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(stream, 0)  # a pipe without a reader takes nothing happily, and is in error
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def as_started(text: str) -> str:
     """Commands in messages are written `invoke TASK --config CONFIG`; shown are the program and config of today."""
-    text = text.replace("invoke ", f"{os.environ.get('SOLOTUNE_COMMAND', 'scripts/local.sh')} ")
-    return text.replace(_CONFIG, _given or _CONFIG)
+    text = _COMMAND.sub(f"{os.environ.get('SOLOTUNE_COMMAND', 'scripts/local.sh')} ", text)
+
+    def config(found: re.Match[str]) -> str:
+        fetch = found[1] or ""
+        return found[0] if not _given or (fetch and _is_a_runs()) else fetch + _given
+
+    return _CONFIG.sub(config, text)
 
 
 def remember_config(arguments: Sequence[str]) -> None:
-    """Takes the `--config …` and `--set …` of this command, for the commands that messages name."""
+    """Takes the `--config …` and `--set …` of this command, or of its run, for the commands that messages name."""
     global _given  # noqa: PLW0603  one process is one command
     _given = shlex.join(arguments)
 
 
-_CONFIG = "--config CONFIG"
+_COMMAND = re.compile("(?<=`)invoke |(?<=^next: )invoke ", re.MULTILINE)
+"""Where a message names a command; a row of somebody's data may speak of invoking things, too."""
+_CONFIG = re.compile("(fetch )?--config CONFIG")
 _given = ""
+
+
+def _is_a_runs() -> bool:
+    """Where fetch has a network, it sees configs/ and no runs."""
+    return _given.startswith("--config runs/")
 
 
 def safe(text: str, limit: int = 200) -> str:
@@ -113,7 +164,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._rich:
-            self._rich.stop()
+            with nobody_listens():
+                self._rich.stop()
         elif kind is None and self._shown_at != self._done and time.monotonic() - self._start > 2:
             self._plain_line()
 

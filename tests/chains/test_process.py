@@ -56,6 +56,27 @@ def test_a_stage_that_was_stopped_is_no_failure(
     assert caught.value.exit_code == code
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_the_chain_alone_reaches_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """As `docker kill` sends it to a container's first process, which has no terminal."""
+    monkeypatch.setattr("solotune.chains.process.came_from_terminal", lambda _: False)
+    how = f"trap 'exit {code}' INT TERM HUP; kill -{int(number)} $PPID; while :; do sleep 0.05; done"
+    monkeypatch.setattr(sys, "executable", ending(tmp_path, how))
+    with pytest.raises(Interrupted) as caught:
+        run_stage(["train"], GO_ON)
+    assert caught.value.exit_code == code
+
+
+def test_a_stage_that_was_stopped_before_it_could_speak_is_spoken_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", ending(tmp_path, "kill -15 $$"))
+    with pytest.raises(Interrupted, match=r"^train was stopped at its start\. `invoke train --resume RUN` goes on"):
+        run_stage(["train"], GO_ON)
+
+
 def test_a_signal_that_comes_while_a_stage_starts_stops_that_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

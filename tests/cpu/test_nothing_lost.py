@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.stages import hub
 
 from solotune import cli
 from solotune.artifacts.checkpoints import Checkpoints
@@ -118,6 +119,36 @@ def test_a_signal_in_the_middle_of_an_evaluation_breaks_it_off_and_the_resume_ma
     assert logged(stopped) == logged(whole)
 
 
+def test_a_signal_in_the_last_evaluation_is_made_up_for_too(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run whose lines of the log are further apart than its evaluations."""
+    settings = given("training.eval_steps=5", "training.logging_steps=4")
+    run("train", "--config", "small.yaml", "--run-id", A, *settings)
+    command = ["train", "--config", "small.yaml", "--run-id", B, *settings]
+    with monkeypatch.context() as patched:
+        in_evaluation(patched, signal.SIGTERM)
+        assert cli.main(command) == 143  # of step 5
+        assert cli.main(["train", "--resume", B]) == 143  # made up for, and broken off again
+    stopped = RunDir(Path("runs") / B)
+    with monkeypatch.context() as patched:
+        seen = AdapterTrainer.score
+
+        def only_the_last(self: AdapterTrainer, rows: Any, *on_rows: Any) -> Any:
+            if on_rows and self.state.global_step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return seen(self, rows, *on_rows)
+
+        patched.setattr(AdapterTrainer, "score", only_the_last)
+        assert cli.main(["train", "--resume", B]) == 143
+    assert f"stopped and saved at step 6 of 6; go on with `invoke train --resume {B}`" in capsys.readouterr().err
+    run("train", "--resume", B)
+    whole = RunDir(Path("runs") / A)
+    assert adapter(stopped) == adapter(whole)
+    assert logged(stopped) == logged(whole)
+    assert stopped.finished()[1].tokens == whole.finished()[1].tokens
+
+
 def test_a_second_signal_stops_at_once_and_the_last_checkpoint_is_whole(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +192,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a manifest without the optimiser": ("manifest.json", forget_optimizer),
     "the manifest of another step": ("manifest.json", of_another_step),
     "no manifest": ("manifest.json", Path.unlink),
+    "a file in its place": ("", lambda folder: (shutil.rmtree(folder), folder.write_text("x"))[0]),
 }
 
 
@@ -179,7 +211,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
         said = capsys.readouterr()
         assert "checkpoint set aside: step-000005: " in said.err, name
         assert "goes on from step 4" in said.out, name
-        assert (stopped.checkpoints / "broken-step-000005").is_dir(), name
+        assert (stopped.checkpoints / "broken-step-000005").exists(), name
         assert adapter(resumed) == straight, name
         assert resumed.manifest().resumes[0]["from_step"] == 4
 
@@ -212,11 +244,14 @@ def test_no_pickle_is_read_from_a_checkpoint_whatever_its_manifest_says(prepared
     assert Path("it-ran").exists()
 
 
-def test_a_signal_in_the_last_step_leaves_a_whole_run(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_the_last_step_saves_it_and_the_resume_finishes_the_run(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("train", "--config", "small.yaml", "--run-id", A)
     with monkeypatch.context() as patched:
         in_step(patched, 6, [sys.executable, "-c", f"import os; os.kill({os.getpid()}, 15)"])  # the image has no `kill`
-        assert cli.main(["train", "--config", "small.yaml", "--run-id", B]) == 0
+        assert cli.main(["train", "--config", "small.yaml", "--run-id", B]) == 143  # val is still to be evaluated
+    run("train", "--resume", B)
     whole, signalled = RunDir(Path("runs") / A), RunDir(Path("runs") / B)
     assert logged(signalled) == logged(whole)
     assert signalled.finished()[1].eval_loss == whole.finished()[1].eval_loss
@@ -234,7 +269,7 @@ def test_a_loss_on_val_that_is_no_number_is_told_and_training_goes_on(
 
     monkeypatch.setattr(AdapterTrainer, "score", with_a_hole)
     run("train", "--config", "small.yaml", "--run-id", A)
-    warned = "step 6: the loss on val isn't a number; it comes from 1 of its rows, the first of them row 2"
+    warned = "step 6: the loss on val isn't a number; it comes from 1 row: line 2 of val.jsonl"
     assert warned in capsys.readouterr().err
     run_dir = RunDir(Path("runs") / A)
     assert run_dir.finished()[1].eval_loss is None
@@ -370,7 +405,7 @@ def test_a_disk_that_vanishes_is_one_clear_line(
 def test_a_save_without_room_is_not_begun(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    free = iter([2**40, 2**40, 1000])  # before training, before the first save, before the second
+    free = iter([2**40, 2**40, 2**40, 1000])  # around the rehearsal, before the first save, before the second
     monkeypatch.setattr("solotune.artifacts.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=next(free, 1000)))
     assert cli.main(["train", "--config", "small.yaml", "--run-id", A]) == 2
     said = capsys.readouterr().err
@@ -382,19 +417,32 @@ def test_a_save_without_room_is_not_begun(
 # --- Secrets, names, processes
 
 
-def test_no_token_is_written_anywhere(prepared: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """In processes of their own, as a user starts them, with the token in their environment."""
+def test_no_token_is_written_anywhere(
+    prepared: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the fetch that uses it, refused or not, nor by a stage that has it in its environment."""
     canary = f"hf_{os.urandom(12).hex()}"
+    monkeypatch.setenv("HF_TOKEN", canary)
+    rows = Path("data/raw/rows.jsonl").read_bytes()
+    of_hub = f"dataset: {{hub: {{name: {hub.NAME}, revision: {hub.COMMIT}}}, raw_files: ['*.jsonl']}}"
+    Path("hub.yaml").write_text(f"extends: small.yaml\n{of_hub}\n")
     said = ""
+    with hub.serving(hub.Hub({"rows.jsonl": rows}, refusal="GatedRepo")) as served:
+        command = [sys.executable, "-P", "-m", "solotune", "fetch", "--config", "hub.yaml", "--debug"]
+        for code, refusal in ((1, "GatedRepo"), (0, "")):
+            served.refusal = refusal
+            environment = {**os.environ, "HF_ENDPOINT": served.url, "HF_HUB_DISABLE_XET": "1"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == code, done.stderr
+            said += done.stdout + done.stderr
+        assert f"Bearer {canary}" in served.tokens, "it was used"
     for argv in (
-        ["fetch", "--config", "small.yaml"],
-        ["prepare", "--config", "small.yaml", "--replace"],
-        ["train", "--config", "small.yaml", "--set", "training.max_steps=1"],
+        ["prepare", "--config", "hub.yaml", "--replace"],
+        ["train", "--config", "hub.yaml", "--set", "training.max_steps=1"],
         ["evaluate", "--run", "latest"],
         ["export", "--run", "latest", "--merge"],
     ):
-        os.environ["HF_TOKEN"] = canary
-        assert cli.main(argv) == 0
+        run(*argv)
         said += "".join(capfd.readouterr())
     assert canary not in said
     written = [path for path in Path().rglob("*") if path.is_file()]
@@ -463,7 +511,7 @@ def test_a_stop_before_the_first_step_says_how_to_go_on(
     with monkeypatch.context() as patched:
         patched.setattr("solotune.stages.train.ready.load_base_model", stopped)
         assert cli.main(["train", "--config", "small.yaml", "--run-id", A]) == 143
-    assert f"stopped before the first step; go on with `scripts/local.sh train --resume {A}`" in capsys.readouterr().err
+    assert f"train --resume {A}`" in capsys.readouterr().err
     run("train", "--resume", A)
     run("train", "--config", "small.yaml", "--run-id", B)
     assert adapter(RunDir(Path("runs") / A)) == adapter(RunDir(Path("runs") / B))

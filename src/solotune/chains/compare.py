@@ -82,7 +82,10 @@ def _logged(run: RunDir, until: int | None) -> dict[int, dict[str, Any]]:
     """Step -> what was logged of it, training and evaluation together."""
     found: dict[int, dict[str, Any]] = {}
     for text in run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []:
-        line = json.loads(text)
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue  # cut by a kill
         if until is None or line["step"] <= until:
             found.setdefault(line["step"], {}).update({k: line[k] for k in LOGGED if k in line})
     return found

@@ -29,7 +29,7 @@ def refuse_other_inputs(first: RunDir, manifest: RunManifest, config: RunConfig,
     if base.open(hashes=True).files != manifest.base_model:
         raise ArtifactError(
             f"the base model in {base.path} isn't the one of run {first.run_id}",
-            "Bring that one back with `invoke fetch`; its files and their hashes are in the run's manifest.json",
+            "Bring that one back with `invoke fetch --config CONFIG`; its files' hashes are in the run's manifest.json",
         )
     template = config.model.chat_template_path
     if template and sha256_text(Path(template).read_text(encoding="utf-8")) != manifest.template_sha256:

@@ -55,7 +55,7 @@ def _refuse_without_held_out_rows(config: RunConfig) -> None:
 
 def _afterwards(stage: str, run_id: str) -> str:
     return {
-        "train": f"`invoke train --resume {run_id}` goes on with it, once it has a checkpoint",
+        "train": f"Where the run had begun, `invoke train --resume {run_id}` goes on with it",
         "evaluate": f"The adapter is whole; go on with `invoke evaluate --run {run_id}`",
         "export": f"The adapter is whole and measured; go on with `invoke export --run {run_id} --merge`",
     }.get(stage, "The stages before it need no repetition")

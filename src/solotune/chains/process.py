@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from solotune import known_errors
 from solotune.errors import Interrupted, SolotuneError
+from solotune.signals import asked_to_end, came_from_terminal
 
 
 class StageFailed(SolotuneError):
@@ -41,32 +43,45 @@ def run_stage(command: Sequence[str], afterwards: str = "") -> None:
         StageFailed: it ended with an error.
     """
     # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
-    process, stopped = _started([sys.executable, "-P", "-m", "solotune", *command])
-    if stopped:
-        process.terminate()
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            stopped = 130  # the terminal has sent it to the stage too, which says what to do
-        except Interrupted as stop:
-            stopped = stop.exit_code
-            process.terminate()  # SIGTERM came to this process alone: the stage saves and stops
+    code, stopped = _to_its_end([sys.executable, "-P", "-m", "solotune", *command])
+    if code < 0 and -code in _ENDING:  # it had no time to say anything
+        raise Interrupted(f"{command[0]} was stopped at its start. {afterwards}", 128 - code)
     code = 128 - code if code < 0 else code  # ended by a signal: as a shell tells it
-    if code in (130, 143):
+    if code - 128 in _ENDING:
         raise Interrupted("", code)
     if code == 0 and stopped:
-        raise Interrupted(f"{command[0]} had come to its end; nothing was begun after it", stopped)
+        raise Interrupted(f"{command[0]} had come to its end; nothing was begun after it", 128 + stopped)
     if code != 0:
         raise StageFailed(command[0], code, afterwards)
 
 
-def _started(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
-    """A new process, and 128 + n where signal n came meanwhile: raised there, it would leave the process to itself."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _to_its_end(command: Sequence[str]) -> tuple[int, int]:
+    """Runs a program and passes signals on to it, from before its first moment to its last.
+
+    Returns:
+        Its exit code, negative: the signal; and the signal that came here, or 0.
+    """
+    early: list[int] = []
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    started: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        del frame
+        came.append(number)
+        if not started:
+            early.append(number)
+        elif not came_from_terminal(number):
+            started[0].send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in [signal.SIGINT, *asked_to_end()]}
     try:
-        return subprocess.Popen(command), 128 + came[0] if came else 0
+        started.append(process := subprocess.Popen(command))
+        for number in early:
+            process.send_signal(number)
+        return process.wait(), came[-1] if came else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

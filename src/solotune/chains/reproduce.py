@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from solotune import environment
 from solotune.artifacts.files import read_record
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport, ExportRecord
@@ -15,7 +17,7 @@ from solotune.chains.inputs import refuse_other_inputs
 from solotune.chains.process import run_stage
 from solotune.config.load import load
 from solotune.console import say, stage, table
-from solotune.errors import ProofError
+from solotune.errors import ArtifactError, ProofError
 
 RUNS = Path("runs")
 
@@ -38,6 +40,8 @@ def run(wanted: str) -> Reproduction:
     report, record = first.report(), _exported(first)
     second = RunDir(RUNS / new_run_id(config.name))
     say(f"run {first.run_id} again, as {second.run_id}")
+    for what in environment.differences(_of_machine(manifest.environment), environment.describe(Path())):
+        say(f"  differs today: {what}")
     on = f"go on with `invoke train --resume {second.run_id}`; then compare the two manifests"
     again = ["train", "--config", str(path), "--run-id", second.run_id, "--like", first.run_id]
     run_stage(again, f"Where it left a checkpoint, {on}")
@@ -57,7 +61,8 @@ def _compare(first: RunDir, second: RunDir) -> Reproduction:
     (manifest, outcome), (again, outcome_again) = first.finished(), second.finished()
     report, record = first.report(), _exported(first)
     training = compare_metrics(first, second)
-    assert training is not None  # a finished run logged its last step
+    if training is None:
+        raise ArtifactError(f"{first.metrics} holds no step any more", "Nothing is left to compare a new log with")
     reproduction = Reproduction(
         of=first.run_id,
         differs_today=differs(manifest, again),
@@ -68,6 +73,11 @@ def _compare(first: RunDir, second: RunDir) -> Reproduction:
     )
     second.write_manifest(msgspec.structs.replace(again, reproduction=reproduction))
     return reproduction
+
+
+def _of_machine(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Without what only a training knows of itself; `_compare` looks at that when there are two."""
+    return {key: value for key, value in recorded.items() if key not in ("threads", "cpu_capability")}
 
 
 def _exported(run_dir: RunDir) -> ExportRecord | None:

@@ -43,10 +43,12 @@ def run(wanted: str, steps: int) -> Verification:
         config = load(path)
         refuse_other_inputs(run_dir, manifest, config, path)
         until = _steps(steps, manifest, config)
-        half = until // 2
         shutil.rmtree(run_dir.verify, ignore_errors=True)
         try:
             straight = _trial(run_dir, path, "straight", until)
+            if outcome := straight.manifest().outcome:  # a run of few epochs may have fewer steps than were asked for
+                until = _at_least_two(outcome.steps)
+            half = until // 2
             again = _trial(run_dir, path, "again", until)
             resumed = _trial(run_dir, path, "resumed", half)
             _resume(run_dir, "resumed", until)
@@ -69,7 +71,10 @@ def run(wanted: str, steps: int) -> Verification:
 def _steps(wanted: int, manifest: RunManifest, config: RunConfig) -> int:
     """No more than the run has; of a run that hasn't finished, as far as its config says."""
     in_all = manifest.outcome.steps if manifest.outcome else max(config.training.max_steps, 0)
-    steps = min(wanted, in_all) if in_all else wanted
+    return _at_least_two(min(wanted, in_all) if in_all else wanted)
+
+
+def _at_least_two(steps: int) -> int:
     if steps < 2:
         raise ArtifactError("the run has one step, which can't be stopped in the middle", "Verify a longer one")
     return steps
@@ -83,7 +88,7 @@ def _trial(run_dir: RunDir, config: Path, name: str, until: int) -> RunDir:
             *("train", "--config", str(config), "--run-id", run_dir.run_id, "--like", run_dir.run_id),
             *("--trial", str(root), "--until", str(until)),
         ],
-        _AFTERWARDS,
+        _afterwards(run_dir),
     )
     return RunDir(root / run_dir.run_id)
 
@@ -91,10 +96,11 @@ def _trial(run_dir: RunDir, config: Path, name: str, until: int) -> RunDir:
 def _resume(run_dir: RunDir, name: str, until: int) -> None:
     say(f"── verify: {name}, on to {until} steps in a new process")
     root = str(run_dir.verify / name)
-    run_stage(["train", "--resume", run_dir.run_id, "--trial", root, "--until", str(until)], _AFTERWARDS)
+    run_stage(["train", "--resume", run_dir.run_id, "--trial", root, "--until", str(until)], _afterwards(run_dir))
 
 
-_AFTERWARDS = "Nothing of the run was touched; run `invoke verify` again once the cause is gone"
+def _afterwards(run_dir: RunDir) -> str:
+    return f"Nothing of the run was touched; run `invoke verify --run {run_dir.run_id}` again once the cause is gone"
 
 
 def _original(run_dir: RunDir, manifest: RunManifest, trial: RunDir, until: int) -> Verdict | None:

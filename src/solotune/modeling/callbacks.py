@@ -17,8 +17,11 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from solotune.artifacts.files import write_text
-from solotune.console import Progress, warn
+from solotune.artifacts.run_dir import RunDir
+from solotune.console import Progress, nobody_listens, warn
 from solotune.errors import Interrupted
+from solotune.modeling.event_file import EventFile
+from solotune.signals import asked_to_end
 
 _SPIKE_STEPS = 20
 _SPIKE_DEVIATIONS = 6.0
@@ -26,7 +29,7 @@ _SPIKE_SHARE = 0.5
 
 
 class MetricsLog(TrainerCallback):
-    """metrics.jsonl, a line for each log; and the progress bar."""
+    """metrics.jsonl, a line for each log; the same for TensorBoard; and the progress bar."""
 
     def __init__(self, path: Path, take_counts: Callable[[], tuple[int, int]], resumed_at: int = 0) -> None:
         self.path = path
@@ -43,7 +46,7 @@ class MetricsLog(TrainerCallback):
         self._bar: Progress | None = None
         self._shown_step = 0
         self._recent: deque[float] = deque(maxlen=_SPIKE_STEPS)
-        self._forget_after(resumed_at)
+        self._events = EventFile(RunDir(path.parent), self._forget_after(resumed_at))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,9 +64,10 @@ class MetricsLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         self._seconds_of_step += time.perf_counter() - self._step_start
-        # The last step is always logged, whatever logging_steps is, and so is one that is saved: what isn't in the
-        # log by then is gone with the process.
-        control.should_log = control.should_log or control.should_save or state.global_step >= state.max_steps
+        # The last step is always logged, whatever logging_steps is, and so is one that is saved, or evaluated, which a
+        # signal may turn into a save: what isn't in the log by then is gone with the process.
+        saves = control.should_save or control.should_evaluate
+        control.should_log = control.should_log or saves or state.global_step >= state.max_steps
         return control
 
     def on_log(
@@ -133,9 +137,11 @@ class MetricsLog(TrainerCallback):
     def _write(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self._events.write(line)
 
-    def _forget_after(self, step: int) -> None:
-        kept = []
+    def _forget_after(self, step: int) -> list[dict[str, Any]]:
+        """Cuts the log behind a step; returns the lines that stay."""
+        kept, lines = [], []
         for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
             try:
                 line = json.loads(text)
@@ -143,8 +149,10 @@ class MetricsLog(TrainerCallback):
                 continue  # cut by the kill that made this resume necessary
             if line["step"] <= step:
                 kept.append(text + "\n")
+                lines.append(line)
                 self._add(line)
         write_text(self.path, "".join(kept))
+        return lines
 
 
 def _vram() -> dict[str, int]:
@@ -169,7 +177,7 @@ class StopAfter(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Ctrl-C and SIGTERM finish the step, save and stop; a second one stops at once."""
+    """Ctrl-C, SIGTERM and a closed terminal finish the step, save and stop; a second one stops at once."""
 
     def __init__(self, how_to_go_on: str) -> None:
         """`how_to_go_on` is said where a second signal stops the run at once."""
@@ -178,7 +186,7 @@ class StopOnSignal(TrainerCallback):
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *asked_to_end()):
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -202,4 +210,5 @@ class StopOnSignal(TrainerCallback):
             raise Interrupted(f"stopped at once; {self._how_to_go_on}", 128 + number)
         self.received = number
         # Not print: the signal may have come in the middle of one, whose buffer can't be entered twice.
-        os.write(1, b"\nstopping after this step, then saving (again to stop at once)\n")
+        with nobody_listens():
+            os.write(1, b"\nstopping after this step, then saving (again to stop at once)\n")

@@ -115,7 +115,7 @@ def _save(trainer: AdapterTrainer, optimizer: Any) -> tuple[int, float]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        with trainer.trouble_in_one_line("nothing was trained yet"):
+        with trainer.trouble_in_one_line("no step was made"):
             save_adapter(trainer.model, folder, trainer.config.model)
             save_state(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0), folder)
             trainer.state.save_to_json(str(folder / TRAINER_STATE))

@@ -30,7 +30,7 @@ from solotune.artifacts.files import fsync_file
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir
 from solotune.config.schema import RunConfig
-from solotune.console import Progress, warn
+from solotune.console import Progress, counted, warn
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.guard import FiniteGuard
@@ -66,6 +66,8 @@ class AdapterTrainer(trl.SFTTrainer):
         self.val_rows = val_rows
         self.go_on = f"`invoke train --resume {run.run_id}`"
         """The command that goes on with the run, for messages."""
+        self.measured_checkpoint_bytes = 0
+        """Of the one that the rehearsal wrote."""
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether a signal asked for the end: an evaluation is then broken off, for the save to come in time."""
         # Real tokens and labelled ones since the last take; on the device, so that no step waits for a count.
@@ -154,11 +156,12 @@ class AdapterTrainer(trl.SFTTrainer):
         yield
 
     def _warn_not_finite(self, scores: Sequence[likelihood.RowScore]) -> None:
-        lines = [str(i + 1) for i, score in enumerate(scores) if not math.isfinite(score.nll)]
+        of_file = self.val_rows.rows if isinstance(self.val_rows, TokenisedRows) else range(len(scores))
+        lines = [str(of_file[i] + 1) for i, score in enumerate(scores) if not math.isfinite(score.nll)]
         if lines:
             warn(
-                f"step {self.state.global_step}: the loss on val isn't a number; it comes from {len(lines)} of its "
-                f"rows, the first of them row {', '.join(lines[:5])}"
+                f"step {self.state.global_step}: the loss on val isn't a number; it comes from "
+                f"{counted(len(lines), 'row')}: line {', '.join(lines[:5])} of val.jsonl"
             )
 
     def _go_on(self, bar: Progress, rows: int) -> None:
@@ -191,9 +194,12 @@ class AdapterTrainer(trl.SFTTrainer):
     @property
     def checkpoint_bytes(self) -> int:
         """Of a checkpoint, rounded up: adapter, two moments of Adam for each weight, generators, state, history."""
-        moment = 1 if "8bit" in self.config.training.optim else 4
+        # 8-bit moments have a scale for each 256 values, and each tensor a table of both kinds.
+        moment = 1 + 4 / 256 if "8bit" in self.config.training.optim else 4
         history: int = 512 * max(self.state.max_steps, self.config.training.max_steps, 0)
-        return self.adapter_bytes + self.adapter_bytes // 4 * 2 * moment + history + 2**20
+        tensors: int = sum(p.requires_grad for p in self.model.parameters())
+        moments = int(self.adapter_bytes / 4 * 2 * moment) + tensors * 2 * 1024
+        return max(self.adapter_bytes + moments + 2**20, self.measured_checkpoint_bytes) + history
 
     def trouble_in_one_line(self, lost: str) -> AbstractContextManager[None]:
         """For a save: what the disk raises, in one line with what to do."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,22 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
     Args:
         run_id: its id; a new one, if not given.
         trial: train a part only, elsewhere.
-        like: a run whose layout is taken, instead of the fastest one for this card.
+        like: a run whose layout and number of threads are taken, instead of what is fastest here.
 
     Raises:
         ArtifactError, DataError, ModelError: before anything is loaded or written, when the inputs don't fit.
         Interrupted: a signal stopped it; the run can be resumed.
     """
     with stage("train"), ExitStack() as locks:
-        determinism.start(config)
+        model = RunDir.find(RUNS, like).manifest() if like else None
+        determinism.start(config, model.environment.get("threads") if model else None)
         with held(Path(config.dataset.splits_dir), "train", shared=True):
             inputs = read_inputs(config)
         run_dir = RunDir.new(trial.root if trial else RUNS, config.name, run_id)
         manifest = _manifest(config, run_dir, text := resolved_yaml(config), inputs)
-        if like:
-            manifest = msgspec.structs.replace(manifest, layout=RunDir.find(RUNS, like).manifest().layout)
+        if model:
+            manifest = msgspec.structs.replace(manifest, layout=model.layout)
+        locks.enter_context(_ways_on(go_on := _go_on(run_dir, trial)))
         with run_dir.beginning() as staged:
             write_text(staged.config, text)
             if inputs.overflow:
@@ -82,7 +84,7 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
             staged.write_manifest(manifest)
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         say(f"run {run_dir.run_id}")
-        _train(config, run_dir, manifest, inputs, None, trial)
+        _train(config, run_dir, manifest, inputs, None, trial, go_on)
     return run_dir
 
 
@@ -101,6 +103,7 @@ def resume(wanted: str, config: RunConfig | None = None, trial: Trial | None = N
     with stage("train"), ExitStack() as locks:
         run_dir = RunDir.find(trial.root if trial else RUNS, wanted)
         locks.enter_context(held(run_dir.path, f"train --resume {run_dir.run_id}"))
+        locks.enter_context(_ways_on(go_on := _go_on(run_dir, trial)))
         manifest = run_dir.manifest()
         own = load(run_dir.config_of(manifest))
         if config is not None:
@@ -121,12 +124,32 @@ def resume(wanted: str, config: RunConfig | None = None, trial: Trial | None = N
         for what in broken:
             warn(f"checkpoint set aside: {what}")
         step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-        say(f"run {run_dir.run_id} goes on from step {step}" + ("" if checkpoint else ": no whole checkpoint yet"))
+        why = "" if checkpoint else ": none of its checkpoints is whole" if broken else ": it has no checkpoint yet"
+        say(f"run {run_dir.run_id} goes on from step {step}{why}")
+        remove_staged(run_dir.path)
         note = {"at": _utc(), "from_step": step, "set_aside": broken, "differed": differing}
         manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
         run_dir.write_manifest(manifest)
-        _train(own, run_dir, manifest, inputs, checkpoint, trial)
+        _train(own, run_dir, manifest, inputs, checkpoint, trial, go_on)
     return run_dir
+
+
+def _go_on(run_dir: RunDir, trial: Trial | None) -> str:
+    """The command that goes on with the run, for messages."""
+    return f"`invoke {'verify --run' if trial else 'train --resume'} {run_dir.run_id}`"
+
+
+@contextmanager
+def _ways_on(go_on: str) -> Iterator[None]:
+    """A stop at any moment from a run's beginning to its end says how to go on with that run."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stop:
+        if go_on in str(stop):
+            raise
+        raise Interrupted(
+            f"stopped; go on with {go_on}", stop.exit_code if isinstance(stop, Interrupted) else 130
+        ) from None
 
 
 def _manifest(config: RunConfig, run_dir: RunDir, config_yaml: str, inputs: Inputs) -> RunManifest:
@@ -162,6 +185,7 @@ def _train(
     inputs: Inputs,
     checkpoint: Path | None,
     trial: Trial | None,
+    go_on: str,
 ) -> None:
     steps = steps_in_all(inputs.sequences, config)
     facts = inputs.facts["train"]
@@ -169,12 +193,7 @@ def _train(
         f"{counted(facts.rows, 'row')}, {facts.tokens:,} tokens ({facts.trained_tokens:,} trained) in "
         f"{counted(inputs.sequences, 'sequence')} of up to {config.training.max_length}; {counted(steps, 'step')}"
     )
-    go_on = f"`invoke {'verify --run' if trial else 'train --resume'} {run_dir.run_id}`"
-    try:
-        trainer, manifest = make_ready(config, run_dir, manifest, inputs, go_on)
-    except (KeyboardInterrupt, Interrupted) as early:
-        exit_code = early.exit_code if isinstance(early, Interrupted) else 130
-        raise Interrupted(f"stopped before the first step; go on with {go_on}", exit_code) from None
+    trainer, manifest = make_ready(config, run_dir, manifest, inputs, go_on)
     resumed_at = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.checkpoints.drop_after(resumed_at)
     stop = StopOnSignal(f"what was saved is whole: {go_on}")
@@ -183,41 +202,44 @@ def _train(
     if trial:
         trainer.add_callback(StopAfter(trial.until))
         trainer.add_callback(Fingerprints(run_dir.fingerprints, trainer.guard.last_step))
-    with trouble_in_one_line(run_dir.path, "training stopped", lambda: f"See to it, then {go_on}"):
+    with trouble_in_one_line(run_dir.path, "training stopped", lambda: f"See to it, then {go_on}"), stop:
         log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
         trainer.add_callback(log)  # after those that decide on a save
         try:
-            with stop:
-                if resumed_at < steps:
-                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                elif checkpoint:
-                    # Everything was trained; upstream would look at the limit after one step more.
-                    trainer.take_up(checkpoint)
+            if resumed_at < steps:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            elif checkpoint:
+                # Everything was trained; upstream would look at the limit after one step more.
+                trainer.take_up(checkpoint)
+            done = trainer.state.global_step >= trainer.state.max_steps
+            if done and trainer.val_rows and not trainer.was_evaluated and stop.received is None:
+                trainer.evaluate()
         except NotFinite as stopped:
-            raise _not_finite(stopped, config, run_dir, manifest) from stopped
+            raise _not_finite(stopped, config, run_dir, manifest, trial) from stopped
         finally:
             log.close()
-    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
-        raise Interrupted(
-            f"stopped and saved at step {trainer.state.global_step} of {trainer.state.max_steps}; go on with {go_on}",
-            128 + stop.received,
-        )
-    if trial and trainer.state.global_step < trainer.state.max_steps:
-        return
-    _finish(config, run_dir, manifest, inputs, trainer, log)
+        if stop.received is not None and not (done and (trainer.was_evaluated or not trainer.val_rows)):
+            at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+            raise Interrupted(f"stopped and saved at {at}; go on with {go_on}", 128 + stop.received)
+        if trial and not done:
+            return
+        _finish(config, run_dir, manifest, inputs, trainer, log)  # what is left takes a moment: it isn't broken off
     if not trial:
         say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 
-def _not_finite(stopped: NotFinite, config: RunConfig, run_dir: RunDir, manifest: RunManifest) -> ModelError:
+def _not_finite(
+    stopped: NotFinite, config: RunConfig, run_dir: RunDir, manifest: RunManifest, trial: Trial | None
+) -> ModelError:
     """The error for a step whose loss or gradient isn't a number; its rows are listed in the run's folder."""
     ids = _ids(stopped.rows, config, manifest)
     figures = {"step": stopped.step, "loss": str(stopped.loss), "grad_norm": str(stopped.grad_norm), "rows": ids}
     write_json(run_dir.not_finite, figures)
+    all_of_them = "" if trial else f" (all in {run_dir.not_finite})"  # a trial's folder is gone when this is read
     saved = Checkpoints(run_dir.checkpoints).steps()
     return ModelError(
         f"step {stopped.step}: the loss is {stopped.loss}, the gradient's norm {stopped.grad_norm}; in it were "
-        f"{len(ids)} rows: {some(ids)} (all in {run_dir.not_finite}). "
+        f"{len(ids)} rows: {some(ids)}{all_of_them}. "
         + (f"The checkpoint of step {saved[-1]} is from before" if saved else "No checkpoint was saved before"),
         "Look at those rows with `invoke prepare --config CONFIG --show ID`, or start a new run with a lower "
         "training.learning_rate; the same run would come to the same step",
@@ -244,9 +266,6 @@ def _finish(
     trainer: AdapterTrainer,
     log: MetricsLog,
 ) -> None:
-    trainer.is_stopping = lambda: False  # a signal in the last step has nothing left to stop
-    if trainer.val_rows and not trainer.was_evaluated:
-        trainer.evaluate()
     remove_staged(run_dir.path)
     remove_staged(run_dir.checkpoints)
     discard(run_dir.adapter)  # from a process that was killed before it could say so
