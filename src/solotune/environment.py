@@ -49,6 +49,7 @@ def prepare_process(*, device: str, online: bool = False) -> None:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA by itself counts the fastest first
     }
     if not sys.stdout.isatty():
         settings["TQDM_DISABLE"] = "1"  # bars are for terminals; a log would get a line for each of their moves
@@ -180,9 +181,11 @@ def gpus() -> list[dict[str, str]]:
 
 
 def _own_gpu() -> list[dict[str, str]]:
-    """The one that `prepare_process` made visible; all of them where that isn't a number."""
-    found, visible = gpus(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [found[int(visible)]] if visible.isdecimal() and int(visible) < len(found) else found
+    """The one that `prepare_process` made visible, or none; all of them where that is told otherwise."""
+    found, visible = gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "":
+        return []
+    return [found[int(visible)]] if visible and visible.isdecimal() and int(visible) < len(found) else found
 
 
 def nvidia_smi(query: str) -> list[list[str]]:

@@ -98,7 +98,10 @@ class Checkpoints:
         whole = None
         for step in reversed(self.steps()):
             path = self.path(step)
-            damage = _damage(path) or self._of_other_packs(step, order_sha256)
+            try:
+                damage = _damage(path) or self._of_other_packs(step, order_sha256)
+            except OSError as error:  # a bad sector; or no folder at all
+                damage = [f"it can't be read ({error.strerror})"]
             if not damage:
                 whole = path
                 break

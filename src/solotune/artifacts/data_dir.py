@@ -13,6 +13,7 @@ from solotune.artifacts.files import (
     differing_files,
     fsync_file,
     fsync_folder,
+    make_folder,
     read_record,
     record_files,
     write_json,
@@ -81,7 +82,7 @@ class DataDir:
         for name in brought:
             fsync_file(staged / name)
             target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             (staged / name).replace(target)
         for folder in {(self.path / name).parent for name in brought} | {self.path.parent}:
             fsync_folder(folder)

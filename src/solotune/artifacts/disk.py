@@ -46,7 +46,8 @@ def trouble_in_one_line(folder: Path, lost: str, then: Callable[[], str], needed
     except SolotuneError:
         raise
     except Exception as error:
-        if (isinstance(error, OSError) and error.errno in _FULL) or _is_full(folder, needed):
+        told = "os error 28" in str(error) or "No space left" in str(error)  # by a library, in its own words
+        if (isinstance(error, OSError) and error.errno in _FULL) or told or _is_full(folder, needed):
             raise ArtifactError(f"the disk is full: {folder} couldn't be written, and {lost}", then()) from error
         if not isinstance(error, OSError):
             raise

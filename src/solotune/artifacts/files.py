@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -87,7 +88,8 @@ def _umask() -> int:
 
 def staged_name(path: Path) -> Path:
     """Beside `path`: where its contents wait. `remove_staged` finds what a killed process leaves there."""
-    return path.with_name(f"{_STAGED}{path.name}.{os.getpid()}")
+    # Processes in two containers may have the same number.
+    return path.with_name(f"{_STAGED}{path.name}.{os.getpid()}-{secrets.token_hex(2)}")
 
 
 def discard(folder: Path) -> None:

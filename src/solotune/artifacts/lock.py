@@ -81,12 +81,9 @@ def _locked(folder: Path, doing: str, shared: bool) -> int | None:
     """The descriptor of the locked file; None where the file system has no locks, or can't be written."""
     path = folder / NAME
     while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM):
-                return None  # there is nothing to hold, or whoever writes will be told why that fails
-            raise
+        descriptor = _opened(path)
+        if descriptor is None:
+            return None
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -100,10 +97,22 @@ def _locked(folder: Path, doing: str, shared: bool) -> int | None:
         # The file may have been deleted by its last holder between the two calls: then this lock is on nothing.
         if _is_same(descriptor, path):
             holder = Holder(doing, os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, msgspec.json.encode(holder), 0)
+            if os.access(path, os.W_OK):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, msgspec.json.encode(holder), 0)
             return descriptor
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int | None:
+    """The lock file; another user's, which can only be read, can be locked all the same."""
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+    return None  # there is nothing to hold, or whoever writes will be told why that fails
 
 
 def _let_go(path: Path, descriptor: int) -> None:

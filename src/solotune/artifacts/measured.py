@@ -87,6 +87,8 @@ class SuiteTask(msgspec.Struct, frozen=True):
     n: int
     verdict: str
     """`better`, `worse` or `cannot tell`."""
+    ci95: tuple[float, float] | None = None
+    """Of the difference; None where nothing is known about it."""
 
 
 class Suite(msgspec.Struct, frozen=True):
@@ -128,6 +130,8 @@ class EvalReport(msgspec.Struct, frozen=True):
     metric_labels: dict[str, str] = {}
     """What a metric was asked with, in words, where it has options (the pattern, the schema's path)."""
     suite: Suite | None = None
+    tags_left_out: int = 0
+    """Tags of the fewest rows, beyond those that are measured by themselves."""
 
 
 class Answer(msgspec.Struct, frozen=True):

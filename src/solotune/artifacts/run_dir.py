@@ -30,6 +30,7 @@ from solotune.errors import ArtifactError
 SCHEMA_VERSION = 1
 _MOMENTS = 10.0
 """Seconds to wait for another run that begins."""
+_EVENTS = "events.out.tfevents."
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9][a-z0-9_-]{0,47}-[0-9a-f]{6}")
 
 
@@ -236,6 +237,14 @@ class RunDir:
         self.page = path / "report.html"
         self.export = path / "export"
         self.export_record = self.export / "export.json"
+
+    def event_files(self) -> list[Path]:
+        """TensorBoard's, which knows them by their name; one, but for moments."""
+        return sorted(self.path.glob(f"{_EVENTS}*"))
+
+    def new_event_file(self) -> Path:
+        """Where the next one is written: TensorBoard reads them in the order of their names."""
+        return self.path / f"{_EVENTS}{time.time_ns()}"
 
     @classmethod
     def new(cls, root: Path, name: str, run_id: str | None = None) -> RunDir:

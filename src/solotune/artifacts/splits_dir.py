@@ -15,6 +15,7 @@ from solotune.artifacts.files import (
     FileRecord,
     differing_files,
     fsync_folder,
+    make_folder,
     read_record,
     remove_staged,
     sha256_text,
@@ -174,7 +175,7 @@ class SplitsDir:
 
         What an earlier process left when it was killed is cleared away first.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         remove_staged(self.path)
         staged = self.path / f".staged-prepare.{os.getpid()}"
         staged.mkdir()

