@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from solotune.config.schema import RunConfig
-from solotune.errors import MachineError, ModelError
+from solotune.errors import MachineError
 from solotune.modeling import llama_cpp
 from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
 from solotune.modeling.likelihood import RowScore
