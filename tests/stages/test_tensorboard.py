@@ -1,4 +1,4 @@
-"""A real server, asked over HTTP, on run folders made by hand."""
+"""A real server, asked over HTTP, on the event files that training writes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from solotune.artifacts.run_dir import RunDir
+from solotune.modeling.event_file import EventFile
+
 _ENOUGH = 60.0  # seconds until something shows; 4 on an idle machine
 # Started from a shell's background job, it would ignore Ctrl-C as that does.
 _MAIN = """
@@ -32,13 +35,12 @@ class Board:
     """`solotune tensorboard` in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.runs, self.temporary, self._errors = folder / "runs", folder / "temporary", folder / "errors"
-        self.temporary.mkdir()
+        self.runs, self._errors = folder / "runs", folder / "errors"
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, "tensorboard", "--port", "0"],
                 cwd=folder,
-                env=os.environ | {"TMPDIR": str(self.temporary), "SOLOTUNE_COMMAND": "invoke"},
+                env=os.environ | {"SOLOTUNE_COMMAND": "invoke"},
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -47,12 +49,10 @@ class Board:
         self.said = self.process.stdout.readline()
         self._url = self.said.split()[0]
 
-    def run(self, run_id: str, text: str = "") -> Path:
-        """Makes a run; its metrics.jsonl."""
-        (self.runs / run_id).mkdir(parents=True)
-        metrics = self.runs / run_id / "metrics.jsonl"
-        metrics.write_text(text)
-        return metrics
+    def run(self, run_id: str, *lines: dict[str, Any]) -> EventFile:
+        """Makes a run with these lines in its log; the event file that training goes on with."""
+        (self.runs / run_id).mkdir(parents=True, exist_ok=True)
+        return EventFile(RunDir(self.runs / run_id), lines)
 
     def get(self, path: str, **query: str) -> Any:
         with _open(f"{self._url}/data/plugin/scalars/{path}?{urlencode(query)}", timeout=_ENOUGH) as answer:
@@ -102,8 +102,8 @@ def _close(board: Board) -> None:
     board.process.stdout.close()
 
 
-def _line(step: int, loss: float) -> str:
-    return json.dumps({"step": step, "loss": loss}) + "\n"
+def _line(step: int, loss: float) -> dict[str, Any]:
+    return {"step": step, "loss": loss}
 
 
 def _until(wanted: Any, look: Callable[[], Any]) -> None:
@@ -129,7 +129,7 @@ def test_a_run_shows_with_transformers_tags_and_seconds_of_training(board: Board
         {"step": 3, "loss": float("nan"), "seconds": 5.0},
     ]
     run = "20260101-000000-values-aaaaaa"
-    board.run(run, "".join(json.dumps(line) + "\n" for line in lines))
+    board.run(run, *lines)
     _until([(1, 4.5), (2, 3.5), (3, "NaN")], lambda: board.points(run))
     tags = {"train/epoch", "train/loss", "train/learning_rate", "train/grad_norm", "train/tokens", "train/seconds"}
     assert board.get("tags")[run].keys() == tags | {"eval/loss"}
@@ -140,64 +140,38 @@ def test_a_run_shows_with_transformers_tags_and_seconds_of_training(board: Board
     assert clock == [start + 10, start + 15, start + 20]
 
 
-def test_lines_show_as_they_are_written_but_not_half_ones(board: Board) -> None:
+def test_lines_show_as_they_are_written(board: Board) -> None:
     run = "20260101-000000-live-aaaaaa"
-    whole = _line(2, 3.5)
-    metrics = board.run(run, _line(1, 4.5) + whole[:10])
+    events = board.run(run, _line(1, 4.5))
     _until([(1, 4.5)], lambda: board.points(run))
-    with metrics.open("a") as file:
-        file.write(whole[10:] + _line(3, 2.5))
+    events.write(_line(2, 3.5))
+    events.write(_line(3, 2.5))
     _until([(1, 4.5), (2, 3.5), (3, 2.5)], lambda: board.points(run))
-    assert not [error for error in board.errors() if run in error]
 
 
-def test_a_file_that_got_shorter_is_read_anew(board: Board) -> None:
-    run = "20260101-000000-shorter-aaaaaa"
-    metrics = board.run(run, "".join(_line(step, 4.5) for step in range(1, 6)))
+def test_what_a_resume_took_back_is_gone(board: Board) -> None:
+    run = "20260101-000000-resumed-aaaaaa"
+    board.run(run, *(_line(step, 4.5) for step in range(1, 6)))
     _until(5, lambda: len(board.points(run)))
-    metrics.write_text(_line(1, 4.5) + _line(2, 1.5))
+    board.run(run, _line(1, 4.5)).write(_line(2, 1.5))
     _until([(1, 4.5), (2, 1.5)], lambda: board.points(run))
 
 
-def test_a_file_that_a_resume_replaced_is_read_anew_though_it_is_longer(board: Board) -> None:
-    run = "20260101-000000-resumed-aaaaaa"
-    metrics = board.run(run, _line(1, 4.5) + _line(2, 3.5))
-    _until([(1, 4.5), (2, 3.5)], lambda: board.points(run))
-    other = metrics.with_name("other")
-    other.write_text(_line(1, 4.5) + _line(2, 1.5) + _line(3, 0.5))
-    other.replace(metrics)
-    _until([(1, 4.5), (2, 1.5), (3, 0.5)], lambda: board.points(run))
-
-
-def test_damaged_lines_are_left_out_with_one_warning_each(board: Board) -> None:
-    run = "20260101-000000-damaged-aaaaaa"
-    damaged = [
-        '{"step": 2,\n',
-        "7\n",
-        '{"loss": 1.5}\n',
-        '{"step": "x", "loss": 1.5}\n',
-        "\0\0\n",
-        "[" * 100_000 + "\n",
-        '{"step": 1e400, "loss": 1.5}\n',
-        f'{{"step": {10**30}, "loss": 1.5}}\n',
-        f'{{"step": 2, "loss": {10**400}}}\n',
-    ]
-    metrics = board.run(run, _line(1, 4.5) + "".join(damaged) + _line(11, 3.5))
-    _until([(1, 4.5), (11, 3.5)], lambda: board.points(run))
-    with metrics.open("a") as file:
-        file.write(_line(12, 2.5))
-    _until([(1, 4.5), (11, 3.5), (12, 2.5)], lambda: board.points(run))
-    warnings = [error for error in board.errors() if run in error]
-    assert [f"line {number}: damaged" in warning for number, warning in enumerate(warnings, start=2)] == [True] * 9
-    assert board.errors() == warnings  # and upstream has nothing to say
+def test_a_record_that_a_kill_cut_is_passed_over(board: Board) -> None:
+    run = "20260101-000000-killed-aaaaaa"
+    board.run(run, _line(1, 4.5), _line(2, 3.5))
+    (file,) = RunDir(board.runs / run).event_files()
+    os.truncate(file, file.stat().st_size - 5)
+    _until([(1, 4.5)], lambda: board.points(run))
+    board.run(run, _line(1, 4.5)).write(_line(2, 1.5))
+    _until([(1, 4.5), (2, 1.5)], lambda: board.points(run))
+    assert board.errors() == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_at_once_and_no_folder_stays(start: Callable[[], Board], number: int, code: int) -> None:
+def test_a_signal_ends_it_at_once(start: Callable[[], Board], number: int, code: int) -> None:
     board = start()
-    assert list(board.temporary.iterdir())
     assert board.end(number) == code
-    assert not list(board.temporary.iterdir())
     assert board.errors() == []
 
 

@@ -239,7 +239,7 @@ class RunDir:
         self.export_record = self.export / "export.json"
 
     def event_files(self) -> list[Path]:
-        """TensorBoard's, which knows them by their name; one, but for moments."""
+        """TensorBoard's, which knows them by their name: one of each process of the run."""
         return sorted(self.path.glob(f"{_EVENTS}*"))
 
     def new_event_file(self) -> Path:
