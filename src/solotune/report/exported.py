@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from solotune.artifacts.files import FileRecord
-from solotune.artifacts.measured import Artefact, Divergence, ExportRecord
+from solotune.artifacts.measured import Artefact, ExportRecord
 from solotune.report.verdict import signed
 
 _FILES = 60
 _MERGED_INTO = {"dequantised": "dequantised base", "original": "original base"}
-_BOUNDS = {
-    "max_loss_difference": "its loss is within {:g} nats a token",
-    "max_kl": "the mean KL is at most {:g}",
-    "min_greedy_agreement": "at least {:.1%} of the greedy tokens agree",
-}
-"""Keys of `Artefact.tolerance`, in words."""
+
+
+class Figure(NamedTuple):
+    """What was measured, and what is allowed; empty: not measured, no bound."""
+
+    value: str
+    allowed: str = ""
 
 
 @dataclass(frozen=True)
 class ExportLine:
-    """An exported model; a figure that wasn't measured is empty."""
+    """An exported model."""
 
     name: str
     passed: bool | None
@@ -28,10 +30,10 @@ class ExportLine:
     kept: bool
     merged_into: str
     loss: str
-    difference: str
-    kl: str
+    difference: Figure
+    kl: Figure
     logits: str
-    agreement: str
+    agreement: Figure
     bytes: int
     failed: list[str]
     made_by: str
@@ -43,8 +45,6 @@ class Exported:
 
     examples: int
     lines: list[ExportLine]
-    bounds: str
-    """What it takes to pass."""
     files: list[tuple[str, FileRecord]]
     more_files: int
 
@@ -52,35 +52,43 @@ class Exported:
 def exported_models(record: ExportRecord) -> Exported:
     """The lines of export.json."""
     files = [(f"{name}/{file}", of) for name, one in record.artefacts.items() for file, of in one.files.items()]
-    bounds = {key: value for one in record.artefacts.values() for key, value in one.tolerance.items()}
-    words = [_BOUNDS.get(key, f"{key.replace('_', ' ')} {{:g}}").format(value) for key, value in bounds.items()]
     lines = [_line(name, one) for name, one in record.artefacts.items()]
-    return Exported(record.examples, lines, " and ".join(words), files[:_FILES], max(0, len(files) - _FILES))
+    return Exported(record.examples, lines, files[:_FILES], max(0, len(files) - _FILES))
 
 
 def _line(name: str, one: Artefact) -> ExportLine:
-    loss, difference = one.measured.get("loss"), one.measured.get("difference")
-    if difference is None and loss is not None and "adapter_loss" in one.measured:
-        difference = loss - one.measured["adapter_loss"]
+    loss, found, bound = one.measured.get("loss"), one.divergence, one.tolerance
     return ExportLine(
-        name,
-        one.passed,
-        one.recommended is True,
-        one.path is not None,
-        _MERGED_INTO.get(one.merge_base or "", one.merge_base or ""),
-        "" if loss is None else f"{loss:.4f}",
-        "" if difference is None else signed(difference, 4),
-        *_divergence(one.divergence),
-        sum(of.bytes for of in one.files.values()),
-        one.failed,
-        one.made_by or "",
+        name=name,
+        passed=one.passed,
+        recommended=one.recommended is True,
+        kept=one.path is not None,
+        merged_into=_MERGED_INTO.get(one.merge_base or "", one.merge_base or ""),
+        loss=_text(loss, ".4f"),
+        difference=_difference(one),
+        kl=Figure(_text(found.kl_mean if found else None, ".2g"), _text(bound.get("max_kl"), "g", "at most ")),
+        logits=_text(found.max_logit_difference if found else None, ".3g"),
+        agreement=Figure(
+            _text(found.greedy_agreement if found else None, ".2%"),
+            _text(bound.get("min_greedy_agreement"), ".4%", "at least "),
+        ),
+        bytes=sum(of.bytes for of in one.files.values()),
+        failed=one.failed,
+        made_by=one.made_by or "",
     )
 
 
-def _divergence(found: Divergence | None) -> tuple[str, str, str]:
-    """Mean KL, largest logit difference, agreement."""
-    if found is None:
-        return "", "", ""
-    kl = "" if found.kl_mean is None else f"{found.kl_mean:.2g}"
-    logits = "" if found.max_logit_difference is None else f"{found.max_logit_difference:.3g}"
-    return kl, logits, f"{found.greedy_agreement:.2%}"
+def _difference(one: Artefact) -> Figure:
+    loss, adapter = one.measured.get("loss"), one.measured.get("adapter_loss")
+    found = one.measured.get("difference")
+    if found is None and loss is not None and adapter is not None:
+        found = loss - adapter
+    allowed = _text(one.tolerance.get("max_loss_difference"), "g", "within ")
+    return Figure("" if found is None else signed(found, 4), allowed)
+
+
+def _text(value: float | None, form: str, before: str = "") -> str:
+    if value is None:
+        return ""
+    text = f"{value:{form}}"
+    return before + (text.rstrip("%").rstrip("0").rstrip(".") + "%" if form == ".4%" else text)

@@ -61,7 +61,7 @@ def run_page(run_dir: RunDir) -> str:
         other_splits=run.other_splits,
         by_tag=blocks_by_tag(report) if report else [],
         positions=_counts(report.adapter.by_position) if report and positions else "",
-        worsened=worsened(report) if report and said else [],
+        worsened=worsened(report) if report else [],
         small_curves=_small_curves(drawn),
         ledger=ledger(run.splits, run_dir) if run.splits else None,
         histograms=_histograms(run),

@@ -51,20 +51,20 @@ def _loss(report: EvalReport) -> str:
     on = f"On {counted(report.examples, 'held-out row')} of {report.split}"
     one = report.comparison.get("loss")
     if one is None:
-        return f"{on} the loss of the adapter is {report.adapter.loss:.4f} nats a token."
+        return f"{on} the adapter's loss is {report.adapter.loss:.4f} nats a token."
     low, high = one.ci95
     if one.verdict == "cannot tell":
         return (
-            f"{on} its loss differs by {signed(one.difference, 4)} nats a token, and the 95 % interval, "
+            f"{on} the adapter's loss differs by {signed(one.difference, 4)} nats a token, and the 95 % interval, "
             f"{signed(low, 4)} to {signed(high, 4)}, holds 0."
         )
     way = "lower" if one.difference < 0 else "higher"
     near, far = sorted((abs(low), abs(high)))
-    return f"{on} its loss is {abs(one.difference):.4f} nats a token {way} (95 % interval {near:.4f} to {far:.4f})."
+    return f"{on} the adapter's loss is {abs(one.difference):.4f} nats a token {way} (95 % interval {near:.4f} to {far:.4f})."
 
 
 def _figures(one: Comparison) -> str:
-    return f"{signed(one.difference, 3)} ({signed(one.ci95[0], 3)} to {signed(one.ci95[1], 3)})"
+    return f"({signed(one.difference, 3)}; {signed(one.ci95[0], 3)} to {signed(one.ci95[1], 3)})"
 
 
 def signed(value: float, digits: int) -> str:
