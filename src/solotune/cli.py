@@ -134,7 +134,8 @@ def _evaluate(arguments: Arguments) -> None:
     _tell_loading()
     from solotune.stages import evaluate
 
-    evaluate.run(arguments.run, arguments.split)
+    suite = None if arguments.suite is None else [task for task in arguments.suite.split(",") if task]
+    evaluate.run(arguments.run, arguments.split, suite, arguments.set)
 
 
 def _export(arguments: Arguments) -> None:
@@ -290,6 +291,21 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "base and adapter on held-out rows")
     _add_run(evaluate)
     evaluate.add_argument("--split", choices=("train", "val", "test"), help="instead of the config's evaluation.split")
+    evaluate.add_argument(
+        "--suite",
+        nargs="?",
+        const="",
+        metavar="TASK,…",
+        help="did it forget? Also tasks of lm-evaluation-harness; without a name those of evaluation.suite",
+    )
+    evaluate.add_argument(
+        "--set",
+        metavar="evaluation.KEY=VALUE",
+        action="append",
+        default=[],
+        type=_of_evaluation,
+        help="overrides what the run's config says of evaluation",
+    )
     export = add("export", _export, "what people serve, with proof that it behaves like the adapter")
     _add_run(export)
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
@@ -370,6 +386,12 @@ def _not_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 0")
     return value
+
+
+def _of_evaluation(text: str) -> str:
+    if not text.startswith("evaluation."):
+        raise argparse.ArgumentTypeError(f"{text!r}: the rest of the config is what the run was trained with")
+    return text
 
 
 def _on_signal(number: int, frame: object) -> None:

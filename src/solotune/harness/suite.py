@@ -1,0 +1,193 @@
+"""Did it forget? Tasks of lm-evaluation-harness on base and adapter, through its Python API (0.4.13).
+
+Its tasks, its prompts and its metrics; ours are the model in memory, the chat template of the run, the pairing of
+rows, and the verdict.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from solotune.artifacts.measured import Suite, SuiteTask
+from solotune.artifacts.model_dir import ModelDir
+from solotune.comparison import Interval, intervals, of_differences, verdict
+from solotune.config.schema import RunConfig, SuiteConfig
+from solotune.console import say
+from solotune.errors import ConfigError, DataError, MachineError
+from solotune.modeling.base_model import autocast
+
+_INSTALL = "Install it with `pip install 'solotune[suite]'`; the image and scripts/local.sh have it"
+_BOOTSTRAPS = 1000
+"""For its own standard errors of metrics that are no means of rows."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Tasks that are there, and how they are asked."""
+
+    tasks: tuple[str, ...]
+    settings: SuiteConfig
+    manager: Any
+    """lm_eval.tasks.TaskManager."""
+
+
+def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
+    """Finds the tasks, before any model is loaded.
+
+    Args:
+        settings: evaluation.suite.
+        tasks: instead of its own.
+
+    Raises:
+        MachineError: lm-evaluation-harness isn't installed.
+        ConfigError: no task is named, or there is none of that name.
+    """
+    if find_spec("lm_eval") is None:
+        raise MachineError("lm-evaluation-harness isn't installed", _INSTALL)
+    settings = settings or SuiteConfig()
+    wanted = tuple(tasks) or settings.tasks
+    if not wanted:
+        raise ConfigError(["--suite: no task is named; write `--suite TASK,TASK`, or evaluation.suite.tasks"])
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=settings.include_path, include_defaults=False)
+    if not set(wanted) <= set(manager.all_tasks):
+        say("looking through the tasks of lm-evaluation-harness")  # its index takes a quarter of a minute
+        manager = TaskManager(include_path=settings.include_path)
+    unknown = [task for task in wanted if task not in manager.all_tasks]
+    if unknown:
+        near = get_close_matches(unknown[0], manager.all_tasks, 3)
+        meant = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError([f"evaluation.suite: lm-evaluation-harness has no task {unknown[0]!r}{meant}"])
+    return Asked(wanted, settings, manager)
+
+
+def run(asked: Asked, model: Any, base: ModelDir, template: str, config: RunConfig) -> Suite:
+    """Asks both models.
+
+    Args:
+        asked: by `prepare`.
+        model: a PeftModel; its adapter is switched on and off.
+        base: for the tokenizer.
+        template: the chat template that the run was trained with.
+        config: the run's.
+
+    Raises:
+        DataError: a task can't be run, for one because its data isn't on this machine.
+    """
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+    tokenizer.chat_template = template
+    subject = HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=asked.settings.batch_size, device=str(model.device)
+    )
+    with autocast(config):
+        say("adapter: lm-evaluation-harness")
+        adapter = _evaluated(asked, subject)
+        say("base: lm-evaluation-harness")
+        with model.disable_adapter():
+            bare = _evaluated(asked, subject)
+    return Suite(version("lm_eval"), asked.settings.limit, list(compared(bare, adapter)))
+
+
+def compared(base: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[SuiteTask]:
+    """Both results of `simple_evaluate`, metric by metric; groups have lines of their own.
+
+    Args:
+        base: with `samples`.
+        adapter: of the same tasks.
+    """
+    for task, ours in adapter["results"].items():
+        theirs = base["results"][task]
+        for metric in (key for key in ours if "," in key and "_stderr," not in key):
+            values = [found.get(metric) for found in (theirs, ours)]
+            if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+                continue
+            before, after = map(float, values)
+            name, _, of_filter = metric.partition(",")
+            higher = bool(adapter.get("higher_is_better", {}).get(task, {}).get(name, True))
+            each = _paired(base, adapter, task, name, of_filter)
+            if each is None:
+                stderr = _independent(theirs, ours, f"{name}_stderr,{of_filter}")
+                interval = None if stderr is None else (after - before - 1.96 * stderr, after - before + 1.96 * stderr)
+            else:
+                stderr = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
+                interval = intervals([of_differences(each)])[0]
+            yield SuiteTask(
+                task=task,
+                metric=metric,
+                higher_is_better=higher,
+                base=before,
+                adapter=after,
+                difference=after - before,
+                stderr=stderr,
+                n=len(each) if each is not None else int(ours.get("sample_len", 0)),
+                verdict=_verdict(interval, higher),
+                ci95=interval,
+            )
+
+
+def _verdict(interval: Interval | None, higher: bool) -> str:
+    return "cannot tell" if interval is None else verdict(interval, higher_is_better=higher)
+
+
+def _paired(
+    base: Mapping[str, Any], adapter: Mapping[str, Any], task: str, metric: str, of_filter: str
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The metric's difference on each row; None where it is no mean of numbers that rows have."""
+    found = []
+    for results in (base, adapter):
+        rows = [sample for sample in results.get("samples", {}).get(task, ()) if sample.get("filter") == of_filter]
+        found.append({sample["doc_id"]: sample.get(metric) for sample in rows})
+    before, after = found
+    if not before or before.keys() != after.keys():
+        return None
+    if not all(isinstance(value, int | float) for values in found for value in values.values()):
+        return None
+    ours, theirs = (np.array([values[key] for key in before], np.float64) for values in (after, before))
+    # What the report says must be the mean of what the rows say: some metrics add up otherwise.
+    means = (theirs.mean(), ours.mean())
+    told = [float(results["results"][task][f"{metric},{of_filter}"]) for results in (base, adapter)]
+    return ours - theirs if np.allclose(means, told) else None
+
+
+def _independent(base: Mapping[str, Any], adapter: Mapping[str, Any], key: str) -> float | None:
+    """Of a difference of two that aren't paired: wider than it need be."""
+    both = [found[key] for found in (base, adapter) if isinstance(found.get(key), int | float)]
+    return math.hypot(*both) if len(both) == 2 and all(map(math.isfinite, both)) else None
+
+
+def _evaluated(asked: Asked, subject: Any) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+
+    try:
+        found: dict[str, Any] = simple_evaluate(
+            model=subject,
+            tasks=list(asked.tasks),
+            num_fewshot=asked.settings.num_fewshot,
+            limit=asked.settings.limit,
+            task_manager=asked.manager,
+            apply_chat_template=True,
+            bootstrap_iters=_BOOTSTRAPS,
+            log_samples=True,
+        )
+    except Exception as error:  # its tasks are programs and files of others
+        said = next(iter(str(error).strip().splitlines()), "")
+        raise DataError(
+            f"lm-evaluation-harness can't run {', '.join(asked.tasks)}: {type(error).__name__}: {said}",
+            "Nothing is downloaded here: a task's data must be in the cache of the hub, or in a file that its YAML "
+            "names (`dataset_path: json`, `dataset_kwargs: {data_files: FILE}`)",
+        ) from error
+    return found

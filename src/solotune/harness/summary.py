@@ -1,0 +1,220 @@
+"""From what models did on each row to figures with intervals and verdicts, over all rows and by tag."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from solotune.artifacts.measured import Comparison, MetricSummary, ModelScore, PositionLoss, TagScore, WorseRow
+from solotune.comparison import Floats, Interval, Sample, intervals, of_differences, of_ratio, of_scores, verdict
+from solotune.harness.held_out import HeldOut
+from solotune.harness.measure import Measured
+from solotune.modeling.likelihood import perplexity
+
+TAGS = 100
+"""Of those of most rows; more would say little each, and much by chance."""
+WORSE_ROWS = 100
+_Numbers = npt.NDArray[np.int64]
+_LARGEST = sys.float_info.max
+"""JSON has no word for a perplexity beyond it."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is in eval_report.json."""
+
+    models: dict[str, ModelScore]
+    comparison: dict[str, Comparison]
+    """Adapter minus base: `loss`, then each metric."""
+    comparison_by_tag: dict[str, dict[str, Comparison]]
+    artefact_comparison: dict[str, dict[str, Comparison]]
+    """Each other model minus the adapter."""
+    worse_rows: dict[str, list[WorseRow]]
+    tags_left_out: int
+
+
+def summarise(measured: Mapping[str, Measured], held_out: HeldOut, noise: float | None = None) -> Summary:
+    """All figures at once, so that they share their resamples.
+
+    Args:
+        measured: `base`, `adapter`, and what was exported, by name.
+        held_out: the rows.
+        noise: how far the losses of two trainings of one config lie apart, nats a token; None: not known.
+    """
+    tags = held_out.tags
+    everything: _Numbers = np.arange(len(held_out))
+    groups: dict[str | None, _Numbers] = {None: everything}
+    groups |= {tag: np.array(rows) for tag, rows in islice(tags.items(), TAGS)}
+    models = {name: _Model.of(one) for name, one in measured.items()}
+    others = [name for name in models if name not in ("base", "adapter")]
+    pairs = [("adapter", "base"), *((name, "adapter") for name in others)]
+    samples = _samples(models, pairs, groups)
+    found = dict(zip(samples, intervals(list(samples.values())), strict=True))
+    places = _places(held_out)
+
+    def compared(tag: str | None, pair: tuple[str, str], noise: float | None = None) -> dict[str, Comparison]:
+        one, other = (models[name] for name in pair)
+        return {
+            what: _comparison(one.minus(other, what, groups[tag]), found[tag, pair, what], what, noise)
+            for what in ("loss", *one.values)
+            if (tag, pair, what) in found
+        }
+
+    return Summary(
+        models={name: _score(name, model, groups, found, places) for name, model in models.items()},
+        comparison=compared(None, pairs[0], noise),
+        comparison_by_tag={tag: compared(tag, pairs[0], noise) for tag in groups if tag is not None},
+        artefact_comparison={pair[0]: compared(None, pair) for pair in pairs[1:]},
+        worse_rows=_worse_rows(models["adapter"], models["base"], everything, held_out),
+        tags_left_out=max(0, len(tags) - TAGS),
+    )
+
+
+_Key = tuple[str | None, str | tuple[str, str], str]
+"""Tag (None: all rows), a model or two, and `loss` or a metric."""
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """One model minus another."""
+
+    rows: _Numbers
+    """That both were measured on."""
+    sums: Floats
+    counts: Floats
+    """Tokens, for the loss; ones for a metric."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """`Measured` as arrays, one entry a row."""
+
+    nll: Floats
+    tokens: Floats
+    values: dict[str, Floats]
+    """NaN where a metric doesn't apply."""
+    token_nll: Floats
+    """Of all rows, one behind the other."""
+
+    @classmethod
+    def of(cls, measured: Measured) -> _Model:
+        return cls(
+            np.array([score.nll for score in measured.scores]),
+            np.array([float(score.tokens) for score in measured.scores]),
+            {name: np.array(values, np.float64) for name, values in measured.values.items()},
+            np.concatenate([score.token_nll for score in measured.scores]).astype(np.float64),
+        )
+
+    def loss(self, rows: _Numbers) -> float:
+        return math.fsum(self.nll[rows]) / math.fsum(self.tokens[rows])
+
+    def applying(self, metric: str, rows: _Numbers) -> Floats:
+        values = self.values[metric][rows]
+        return values[~np.isnan(values)]
+
+    def minus(self, other: _Model, what: str, rows: _Numbers) -> _Differences:
+        if what == "loss":
+            return _Differences(rows, self.nll[rows] - other.nll[rows], self.tokens[rows])
+        difference = self.values[what][rows] - other.values[what][rows]
+        both = ~np.isnan(difference)
+        return _Differences(rows[both], difference[both], np.ones(int(both.sum())))
+
+
+def _samples(
+    models: Mapping[str, _Model], pairs: Sequence[tuple[str, str]], groups: Mapping[str | None, _Numbers]
+) -> dict[_Key, Sample]:
+    """All of which an interval is wanted."""
+    samples: dict[_Key, Sample] = {}
+    for tag, rows in groups.items():
+        for name, model in models.items():
+            for metric in model.values:
+                if len(values := model.applying(metric, rows)):
+                    samples[tag, name, metric] = of_scores(values)
+        for pair in pairs if tag is None else pairs[:1]:
+            one, other = (models[name] for name in pair)
+            found = one.minus(other, "loss", rows)
+            samples[tag, pair, "loss"] = of_ratio(found.sums, found.counts)
+            for metric in one.values:
+                found = one.minus(other, metric, rows)
+                if len(found.rows):
+                    samples[tag, pair, metric] = of_differences(found.sums)
+    return samples
+
+
+def _score(
+    name: str,
+    model: _Model,
+    groups: Mapping[str | None, _Numbers],
+    found: Mapping[_Key, Interval],
+    places: _Numbers,
+) -> ModelScore:
+    def metrics(tag: str | None) -> dict[str, MetricSummary]:
+        return {
+            metric: MetricSummary(math.fsum(values) / len(values), found[tag, name, metric], len(values))
+            for metric in model.values
+            if len(values := model.applying(metric, groups[tag]))
+        }
+
+    loss = model.loss(groups[None])
+    by_tag = {
+        tag: TagScore(len(rows), int(model.tokens[rows].sum()), model.loss(rows), metrics(tag))
+        for tag, rows in groups.items()
+        if tag is not None
+    }
+    return ModelScore(loss, min(perplexity(loss), _LARGEST), metrics(None), by_tag, _by_position(model, places))
+
+
+def _comparison(found: _Differences, interval: Interval, what: str, noise: float | None) -> Comparison:
+    is_loss = what == "loss"
+    low, high = interval
+    if is_loss and noise:
+        low, high = low - noise, high + noise
+    better, worse = int((found.sums > 0).sum()), int((found.sums < 0).sum())
+    return Comparison(
+        difference=math.fsum(found.sums) / math.fsum(found.counts),
+        ci95=(low, high),
+        verdict=verdict((low, high), higher_is_better=not is_loss),
+        n=len(found.rows),
+        rows_better=worse if is_loss else better,
+        rows_worse=better if is_loss else worse,
+        noise=noise if is_loss else None,
+    )
+
+
+def _worse_rows(adapter: _Model, base: _Model, rows: _Numbers, held_out: HeldOut) -> dict[str, list[WorseRow]]:
+    worse = {}
+    for what in ("loss", *adapter.values):
+        found = adapter.minus(base, what, rows)
+        each = found.sums / found.counts
+        badness = each if what == "loss" else -each
+        order = [i for i in np.argsort(-badness, kind="stable").tolist() if badness[i] > 0]
+        if order:
+            worse[what] = [WorseRow(held_out.rows[found.rows[i]].id, float(each[i])) for i in order[:WORSE_ROWS]]
+    return worse
+
+
+def _places(held_out: HeldOut) -> _Numbers:
+    """Of every scored token, of all rows one behind the other: how many tokens of its answer stand before it."""
+    places = [np.zeros(0, np.int64)]
+    for i in range(len(held_out)):
+        # A row's first token has nothing before it that could predict it.
+        places += [np.arange(max(start, 1) - start, end - start) for start, end in held_out.encoded.spans(i)]
+    return np.concatenate(places)
+
+
+def _by_position(model: _Model, places: _Numbers) -> list[PositionLoss]:
+    """In buckets that double: 0, 1, 2 to 3, 4 to 7, …"""
+    assert len(places) == len(model.token_nll)
+    buckets = np.where(places > 0, np.floor(np.log2(np.maximum(places, 1))) + 1, 0).astype(np.int64)
+    sums, counts = np.bincount(buckets, model.token_nll), np.bincount(buckets)
+    return [
+        PositionLoss(2 ** (b - 1) if b else 0, 2**b, int(counts[b]), float(sums[b] / counts[b]))
+        for b in range(len(counts))
+        if counts[b]
+    ]

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from solotune import cli
+from solotune.artifacts.files import record_files, write_json
+from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord, Prediction
+from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.run_dir import Difference, RunDir, Verdict, Verification
+from solotune.config.load import load
+from solotune.dataset.stored import read_rows
+from solotune.modeling import likelihood
+from solotune.modeling.chat import IGNORE, ChatEncoder
+from solotune.stages import evaluate
+
+
+def evaluated(run: Path, *argv: str) -> EvalReport:
+    assert cli.main(["evaluate", "--run", run.name, *argv]) == 0
+    report = RunDir(run).report()
+    assert report is not None
+    return report
+
+
+def predictions(path: Path) -> list[Prediction]:
+    return [msgspec.json.decode(line, type=Prediction) for line in path.read_bytes().splitlines()]
+
+
+def test_base_and_adapter_are_measured_compared_and_written(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = evaluated(finished_run)
+    said = capsys.readouterr().out
+    assert report.examples == 12
+    found = predictions(RunDir(finished_run).predictions)
+    assert len(found) == report.examples
+    for name in ("base", "adapter"):
+        score = getattr(report, name)
+        answers = [getattr(one, name) for one in found]
+        assert score.loss == pytest.approx(sum(a.nll for a in answers) / report.tokens)
+        assert score.perplexity == pytest.approx(math.exp(score.loss))
+        assert sum(bucket.tokens for bucket in score.by_position) == report.tokens
+        assert [(b.start, b.end) for b in score.by_position][:4] == [(0, 1), (1, 2), (2, 4), (4, 8)]
+        by_position = sum(b.loss * b.tokens for b in score.by_position) / report.tokens
+        assert by_position == pytest.approx(score.loss, rel=1e-5)
+        assert sum(tag.examples for tag in score.by_tag.values()) == report.examples
+        assert sum(tag.loss * tag.tokens for tag in score.by_tag.values()) / report.tokens == pytest.approx(score.loss)
+    loss = report.comparison["loss"]
+    assert loss.difference == pytest.approx(report.adapter.loss - report.base.loss)
+    assert loss.rows_better + loss.rows_worse == loss.n == report.examples
+    assert loss.noise is None
+    assert set(report.comparison_by_tag) == {"even", "odd"} == set(report.adapter.by_tag)
+    assert set(report.comparison) == {"loss", "exact_match", "json_valid"} == set(report.comparison_by_tag["odd"])
+    assert f"adapter beside base: {loss.verdict}: loss" in said
+    assert RunDir(finished_run).page.is_file()
+
+
+def test_the_rows_that_got_worse_are_listed_the_worst_first(finished_run: Path) -> None:
+    report = evaluated(finished_run)
+    each = {
+        p.id: (p.adapter.nll - p.base.nll) / p.base.tokens
+        for p in predictions(RunDir(finished_run).predictions)
+        if p.adapter.nll > p.base.nll
+    }
+    assert report.comparison["loss"].rows_worse == len(each)
+    worst = sorted(each, key=lambda row: -each[row])
+    assert [row.id for row in report.worse_rows.get("loss", [])] == worst
+    assert [row.difference for row in report.worse_rows.get("loss", [])] == pytest.approx([each[i] for i in worst])
+
+
+@pytest.fixture
+def float32_run(small_experiment: Path) -> Path:
+    """A finished run without quantisation, computed in float32."""
+    text = small_experiment.read_text()
+    text = text.replace("source: folder}", "source: folder, dtype: float32}").replace("load_in_4bit: true", "")
+    small_experiment.write_text(text.replace("quantization: {}\n", ""))
+    for command in ("fetch", "prepare", "train"):
+        assert cli.main([command, "--config", "small.yaml", "--set", "training.max_steps=2"]) == 0
+    (run,) = Path("runs").glob("2*")
+    return run
+
+
+def test_the_loss_is_that_of_plain_transformers_row_by_row(float32_run: Path) -> None:
+    report = evaluated(float32_run, "--set", "evaluation.metrics=[]")
+    config = load(float32_run / "config.yaml")
+    base = ModelDir.of(config.model)
+    encoder = ChatEncoder.open(base, str(float32_run / "adapter" / "chat_template.jinja"))
+    plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(plain, float32_run / "adapter").eval()
+
+    def loss() -> float:
+        nll, tokens = 0.0, 0
+        for row in read_rows(Path("data/splits/test.jsonl")):
+            encoded = encoder.encode(row.messages)
+            count = sum(label != IGNORE for label in encoded.labels[1:])
+            with torch.no_grad():
+                mean = adapted(input_ids=torch.tensor([encoded.input_ids]), labels=torch.tensor([encoded.labels])).loss
+            nll, tokens = nll + float(mean) * count, tokens + count
+        assert tokens == report.tokens
+        return nll / tokens
+
+    assert abs(report.adapter.loss - loss()) < 1e-4
+    assert abs(report.adapter.perplexity / math.exp(loss()) - 1) < 1e-4
+    with adapted.disable_adapter():
+        assert abs(report.base.loss - loss()) < 1e-4
+
+
+def _export(run: Path, change: Callable[[Any], None] = lambda model: None) -> None:
+    """An export of a merged model, as the stage `export` leaves it."""
+    run_dir, config = RunDir(run), load(run / "config.yaml")
+    base = ModelDir.of(config.model)
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(model, run / "adapter").merge_and_unload()
+    change(merged)
+    folder = run_dir.export / "merged"
+    merged.save_pretrained(folder)
+    artefact = Artefact("export/merged", record_files(folder), "original", {}, {}, True)
+    elsewhere = Artefact(None, {}, "dequantised", {}, {}, False)
+    adapter = Artefact("export/adapter", {}, None, {}, {}, None)
+    artefacts = {"adapter": adapter, "merged": artefact, "merged-dequantised": elsewhere}
+    write_json(run_dir.export_record, ExportRecord(1, run_dir.run_id, 12, artefacts))
+
+
+def test_what_was_exported_is_measured_beside_and_held_against_the_adapter(
+    float32_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _export(float32_run)
+    report = evaluated(float32_run)
+    assert list(report.artefacts) == ["merged"]
+    assert report.artefacts["merged"].loss == pytest.approx(report.adapter.loss, abs=1e-4)
+    compared = report.artefact_comparison["merged"]
+    assert compared["loss"].difference == pytest.approx(0.0, abs=1e-4)
+    assert compared["exact_match"].verdict == "cannot tell"
+    assert "model.safetensors" in report.artefact_files["merged"]
+    assert all(set(one.artefacts) == {"merged"} for one in predictions(RunDir(float32_run).predictions))
+    said = capsys.readouterr().out
+    assert "merged beside adapter: " in said
+    assert said.split("assistant tokens\n")[1].split()[:3] == ["base", "adapter", "merged"]
+
+
+def test_an_export_that_was_changed_since_isnt_measured(float32_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _export(float32_run)
+    (float32_run / "export" / "merged" / "config.json").write_text("{}")
+    assert cli.main(["evaluate", "--run", "latest"]) == 2
+    assert "merged isn't what was exported: config.json has 2 bytes" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_no_report(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = likelihood.score
+
+    def with_a_hole(*arguments: Any) -> list[likelihood.RowScore]:
+        scores = whole(*arguments)
+        hole = np.full_like(scores[3].token_nll, np.nan)
+        return [*scores[:3], likelihood.RowScore(math.nan, len(hole), hole, scores[3].greedy), *scores[4:]]
+
+    monkeypatch.setattr(likelihood, "score", with_a_hole)
+    assert cli.main(["evaluate", "--run", "latest"]) == 2
+    said = capsys.readouterr().err
+    assert "error: adapter: the loss isn't a number on 1 row of test (the first: row-" in said
+    assert not RunDir(finished_run).eval_report.exists()
+
+
+def test_a_stop_leaves_the_old_report_and_its_answers(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated(finished_run)
+    run_dir = RunDir(finished_run)
+    before = [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)]
+
+    def stopped(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solotune.stages.evaluate.summarise", stopped)
+    assert cli.main(["evaluate", "--run", "latest"]) == 130
+    assert [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)] == before
+
+
+def test_a_stop_between_the_files_leaves_no_report(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated(finished_run)
+
+    def stopped(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("solotune.stages.evaluate.write_json", stopped)
+    assert cli.main(["evaluate", "--run", "latest"]) == 130
+    assert not RunDir(finished_run).eval_report.exists()
+    assert evaluated(finished_run).examples == 12
+
+
+def test_choices_are_scored_and_nothing_is_generated_for_them(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*arguments: Any) -> list[str]:
+        raise AssertionError("nothing to answer")
+
+    monkeypatch.setattr("solotune.modeling.subject.generate", generate)
+    report = evaluated(finished_run, "--set", "evaluation.metrics=[choice_accuracy]")
+    summary = report.adapter.metrics["choice_accuracy"]
+    found = predictions(RunDir(finished_run).predictions)
+    references = {one.reference for one in found}
+    assert summary.n == report.examples
+    assert all(one.adapter.choice in references for one in found)
+    right = [one.adapter.choice == one.reference for one in found]
+    assert summary.value == pytest.approx(sum(right) / len(right))
+    assert report.metric_labels["choice_accuracy"].startswith("choices: the references")
+
+
+def test_choices_that_dont_fit_the_rows_are_told_before_a_model_is_loaded(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solotune.stages.evaluate.load_base_model", None)
+    metrics = "evaluation.metrics=[{choice_accuracy: {choices: ['yes', 'no']}}]"
+    assert cli.main(["evaluate", "--run", "latest", "--set", metrics]) == 2
+    assert "is none of the choices" in capsys.readouterr().err
+
+
+def test_run_to_run_noise_widens_the_interval_of_the_loss(finished_run: Path) -> None:
+    plain = evaluated(finished_run).comparison
+    run_dir = RunDir(finished_run)
+    differs = Verdict(False, "the log", Difference(1, "loss"), 0.25)
+    verification = Verification("2026-01-01T00:00:00Z", 4, 2, [], differs, differs, None)
+    run_dir.write_manifest(msgspec.structs.replace(run_dir.manifest(), verification=verification))
+    report = evaluated(finished_run)
+    loss = report.comparison["loss"]
+    assert loss.noise == 0.25
+    low, high = plain["loss"].ci95
+    assert loss.ci95 == pytest.approx((low - 0.25, high + 0.25))
+    assert loss.verdict == "cannot tell"
+    assert report.comparison["exact_match"] == plain["exact_match"]
+
+
+def test_only_what_concerns_the_evaluation_can_be_set(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = evaluated(finished_run, "--set", "evaluation.max_examples=3")
+    assert report.examples == 3
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--run", "latest", "--set", "lora.r=8"])
+    assert "the rest of the config is what the run was trained with" in capsys.readouterr().err
+
+
+def test_a_tag_that_no_row_carries_is_told(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given: Sequence[str] = ("--set", "evaluation.metrics_by_tag={tools: [contains]}")
+    report = evaluated(finished_run, *given)
+    assert "no row of test has the tag tools" in capsys.readouterr().err
+    assert "contains" not in report.adapter.metrics
+    json.dumps(msgspec.to_builtins(report), allow_nan=False)
+    assert Path("runs") == evaluate.RUNS
