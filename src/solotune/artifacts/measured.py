@@ -130,6 +130,8 @@ class EvalReport(msgspec.Struct, frozen=True):
     metric_labels: dict[str, str] = {}
     """What a metric was asked with, in words, where it has options (the pattern, the schema's path)."""
     suite: Suite | None = None
+    overrides: list[str] = []
+    """What `--set` changed of the run's config for this measurement."""
     tags_left_out: int = 0
     """Tags of the fewest rows, beyond those that are measured by themselves."""
 

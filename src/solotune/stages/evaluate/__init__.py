@@ -94,6 +94,7 @@ def run(
             artefact_files={name: artefact.files for name, artefact in artefacts.items()},
             metric_labels={metric.label: metric.words for metric in metrics if metric.words},
             suite=suite_found,
+            overrides=list(overrides),
             tags_left_out=summary.tags_left_out,
         )
         report_path.unlink(missing_ok=True)  # no moment shows new answers beside an old report
