@@ -42,6 +42,27 @@ def test_a_run_is_the_same_made_twice_and_stopped_and_resumed(
     assert cli.main(["evaluate", "--run", A]) == 0, "the run is as whole as before"
 
 
+def test_trainings_are_cut_as_the_run_was_whatever_is_fastest_today(trained: RunDir) -> None:
+    path = trained.manifest_path
+    manifest = json.loads(path.read_text())
+    manifest["layout"] |= {"sequences": 1, "accumulation": 4}
+    path.write_text(json.dumps(manifest))
+    assert cli.main(["verify", "--run", A, "--steps", "2"]) in (0, 2)  # the run's own log is of another layout
+    found = trained.manifest().verification
+    assert found is not None
+    assert found.rerun.equal
+    assert found.differs_today == []
+
+
+def test_a_log_that_a_kill_has_cut_is_read_as_far_as_it_goes(trained: RunDir) -> None:
+    trained.metrics.write_text(trained.metrics.read_text()[:-20])
+    assert cli.main(["verify", "--run", A, "--steps", "2"]) == 0
+    found = trained.manifest().verification
+    assert found is not None
+    assert found.original is not None
+    assert found.original.equal
+
+
 def test_what_differs_is_found_named_kept_and_an_error(
     trained: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

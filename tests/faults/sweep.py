@@ -76,6 +76,8 @@ class Found:
     """Exit code of the stage; negative: the signal."""
     trouble: list[str]
     """What must not be; empty: nothing was lost."""
+    fired: bool = True
+    """Whether the fault came: a stage that talks by the clock doesn't make the same calls each time."""
 
 
 def main() -> int:
@@ -84,12 +86,15 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         found = sweep(Path(folder), arguments.stages, arguments.every, arguments.workers)
-    for line in table(found):
+    fired = [one for one in found if one.fired]
+    for line in table(fired):
         print(line)
+    if len(fired) < len(found):
+        print(f"{len(found) - len(fired)} more, whose call wasn't made this time, don't count")
     lost = [one for one in found if one.trouble]
     for one in lost[:40]:
         print(f"LOST {one.case}: exit {one.code}: {'; '.join(one.trouble)}")
-    print(f"{len(found)} cases, {len(lost)} with a loss, {time.monotonic() - start:.0f} s")
+    print(f"{len(fired)} cases, {len(lost)} with a loss, {time.monotonic() - start:.0f} s")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
     return 1 if lost else 0
@@ -111,7 +116,7 @@ def sweep(folder: Path, stages: Sequence[str], every: int, workers: int) -> list
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert not any(codes), codes
     lines = [json.loads(line) for path in results for line in path.read_text().splitlines()]
-    return [Found(Case(**line["case"]), line["code"], line["trouble"]) for line in lines]
+    return [Found(Case(**line["case"]), line["code"], line["trouble"], line["fired"]) for line in lines]
 
 
 def table(found: Sequence[Found]) -> Iterator[str]:
@@ -182,15 +187,18 @@ class _Machine:
         log = self._folder / f"case-{worker}.log"
         what = "signal=KILL" if case.fault == "KILL" else f"error={case.fault}"
         injected = ["-e", f"trace={case.call}", "-e", f"inject={case.call}:{what}:when={case.k}"]
-        code = _run(STAGES[case.stage], work, log, injected, Path(os.devnull))
+        trace = self._folder / f"case-{worker}.strace"
+        code = _run(STAGES[case.stage], work, log, injected, trace)
+        fired = code == -signal.SIGKILL or "(INJECTED)" in trace.read_text(errors="replace")
         trouble = [*self._said(case, code, log.read_text(errors="replace")), *broken(work)]
         trouble += self._afterwards(case.stage, work, log)
         shutil.rmtree(work)
-        return Found(case, code, trouble)
+        return Found(case, code, trouble, fired)
 
     def _said(self, case: Case, code: int, text: str) -> list[str]:
         """An error is one that the user can act on; a kill leaves no time to say anything."""
         if case.fault == "KILL":
+            # 0: the call wasn't made this time.
             return [] if code in (-signal.SIGKILL, 0) else [f"killed, and exit {code}: {text[-300:]}"]
         if code == 0:
             return []
@@ -217,7 +225,7 @@ class _Machine:
         differing = sorted(n for n in ours.keys() | wanted.keys() if ours.get(n) != wanted.get(n))
         if differing:
             wrong.append(f"not as undisturbed: {', '.join(differing)}")
-        left = [p.relative_to(work).as_posix() for p in work.rglob(".staged*") if "cache" not in p.parts]
+        left = [p.relative_to(work).as_posix() for name in (".staged*", ".lock") for p in work.rglob(name)]
         return wrong + ([f"left behind: {left}"] if left else [])
 
     def _copy(self, source: Path, name: str) -> Path:

@@ -37,7 +37,8 @@ def _broken_run(run: Path) -> list[str]:
         found += [] if abs(loss - _read(report)["adapter"]["loss"]) < 1e-9 else [f"{report}: of other predictions"]
     export = run / "export" / "export.json"
     if export.exists():
-        for artefact in _read(export)["artefacts"].values():
+        kept = [artefact for artefact in _read(export)["artefacts"].values() if artefact["path"]]
+        for artefact in kept:
             found += _differing(run / artefact["path"], artefact["files"], export)
     return found
 
