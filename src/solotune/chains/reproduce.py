@@ -47,7 +47,8 @@ def run(wanted: str) -> Reproduction:
     run_stage(again, f"Where it left a checkpoint, {on}")
     if report:
         as_then = [word for value in report.overrides for word in ("--set", value)]
-        run_stage(["evaluate", "--run", second.run_id, *as_then], f"`invoke evaluate --run {second.run_id}` measures it")
+        measures = f"`invoke evaluate --run {second.run_id}` measures it"
+        run_stage(["evaluate", "--run", second.run_id, *as_then], measures)
     if record:
         merge = ["--merge"] if "merged" in record.artefacts else []
         run_stage(["export", "--run", second.run_id, *merge], f"`invoke export --run {second.run_id}` exports it")
