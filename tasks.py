@@ -95,10 +95,25 @@ def evaluate(c: Context, run: str, split: str = "") -> None:
     _stage(c, _service_of_run(run), "evaluate", "--run", run, *(["--split", split] if split else []))
 
 
-@task(help={"run": "run id, a unique prefix, or latest", "merge": "also merge the adapter into the base model"})
-def export(c: Context, run: str, merge: bool = False) -> None:
+@task(
+    help={
+        "run": "run id, a unique prefix, or latest",
+        "merge": "also merge the adapter into the base model",
+        "merge_base": "dequantised or original; else what the figures recommend",
+        "gguf": "also GGUF files of the merged model: q8_0 if nothing is given, or q8_0,f16,q4_k_m,…",
+        "set": "overrides a bound, e.g. export.max_kl=0.1",
+    },
+    optional=["gguf"],
+    iterable=["set"],
+)
+def export(
+    c: Context, run: str, set: list[str], merge: bool = False, merge_base: str = "", gguf: str | bool = ""
+) -> None:
     """What people serve, with proof that it behaves like the adapter."""
-    _stage(c, _service_of_run(run), "export", "--run", run, *_flag("--merge", merge))
+    base = ["--merge-base", merge_base] if merge_base else []
+    types = ["--gguf", *([gguf] if isinstance(gguf, str) else [])] if gguf else []
+    bounds = [word for value in set for word in ("--set", value)]
+    _stage(c, _service_of_run(run), "export", "--run", run, *_flag("--merge", merge), *base, *types, *bounds)
 
 
 @task(help={"config": "a YAML file of configs/"}, iterable=["set"])

@@ -34,7 +34,9 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
     tasks.plan(c, "a.yaml", [], vram="24")
     tasks.train(c, [], resume="latest")
     tasks.evaluate(c, "latest", split="val")
-    tasks.export(c, "latest", merge=True)
+    tasks.export(c, "latest", [], merge=True)
+    tasks.export(c, "latest", ["export.max_kl=1"], merge_base="original", gguf=True)
+    tasks.export(c, "latest", [], gguf="q8_0,f16")
     tasks.chat(c, "latest", temperature="0.7", max_new_tokens="50")
     tasks.serve(c, "latest", port=8001)
     tasks.smoke(c)
@@ -45,6 +47,8 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
         [*STAGE, "train", "--resume", "latest"],
         [*STAGE, "evaluate", "--run", "latest", "--split", "val"],
         [*STAGE, "export", "--run", "latest", "--merge"],
+        [*STAGE, "export", "--run", "latest", "--merge-base", "original", "--gguf", "--set", "export.max_kl=1"],
+        [*STAGE, "export", "--run", "latest", "--gguf", "q8_0,f16"],
         [*STAGE, "chat", "--run", "latest", "--temperature", "0.7", "--max-new-tokens", "50"],
         [*STAGE, "serve", "--run", "latest", "--port", "8001"],
         [*STAGE, "pipeline", "--config", "configs/smoke.yaml"],

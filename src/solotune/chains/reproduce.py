@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from solotune import environment
-from solotune.artifacts.files import read_record
+from solotune.artifacts.files import FileRecord, read_record
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport, ExportRecord
 from solotune.artifacts.run_dir import Reproduction, RunDir, Verdict, new_run_id
@@ -94,10 +94,14 @@ def _same_figures(first: EvalReport, second: EvalReport | None) -> bool:
 
 
 def _same_export(first: ExportRecord, second: ExportRecord | None) -> bool | None:
-    """Whether the merged models have the same bytes; the adapter's card names its run, so it can't."""
+    """Whether the merged models have the same bytes; a card names its run, so it can't."""
     if "merged" not in first.artefacts:
         return None
-    return second is not None and first.artefacts["merged"].files == second.artefacts["merged"].files
+    return second is not None and _without_card(first) == _without_card(second)
+
+
+def _without_card(record: ExportRecord) -> dict[str, FileRecord]:
+    return {name: file for name, file in record.artefacts["merged"].files.items() if name != "README.md"}
 
 
 def _tell(first: RunDir, second: RunDir, found: Reproduction) -> None:

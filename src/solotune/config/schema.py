@@ -275,6 +275,12 @@ class ExportConfig(Section):
     """Held-out rows on which the merged model is scored beside the adapter."""
     max_loss_difference: PositiveNumber = 0.01
     """Largest |loss of merged - loss of adapter| in nats a token that passes."""
+    max_kl: PositiveNumber = 0.01
+    """Largest KL divergence from the adapter's probabilities, in nats a token, that passes."""
+    min_greedy_agreement: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Smallest share of positions at which merged model and adapter find the same token likeliest."""
+    gguf_tolerance: PositiveNumber = 1.0
+    """Times what a GGUF of a quantised type may differ, which grows with fewer bits; the table is in README."""
 
 
 class RunConfig(Section):

@@ -1,0 +1,131 @@
+"""The adapter as it was trained, on held-out rows: what everything exported is held against, by the same code."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from solotune.artifacts.measured import Artefact
+from solotune.console import Progress
+from solotune.harness.divergence import Remembered, diverge, remember
+from solotune.harness.held_out import HeldOut
+from solotune.modeling import card, determinism
+from solotune.modeling.base_model import load_base_model, load_plain_model
+from solotune.modeling.chat import ChatEncoder
+from solotune.modeling.gguf_runtime import GgufSubject
+from solotune.modeling.likelihood import loss, perplexity
+from solotune.modeling.lora import load_adapter
+from solotune.modeling.subject import Subject, TorchSubject
+from solotune.modeling.template import MessageLike
+from solotune.stages.export.model_card import Facts
+from solotune.stages.export.tolerance import Tolerance, failures
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What was measured, and what it takes to hold another model against it."""
+
+    facts: Facts
+    held_out: HeldOut
+    remembered: Remembered
+    base_loss: float
+    adapter_loss: float
+
+    @classmethod
+    def measure(cls, facts: Facts, examples: int, scratch: Path) -> Yardstick:
+        """Scores adapter and base model on the first `examples` held-out rows; `scratch` keeps the distributions.
+
+        Raises:
+            ArtifactError: the splits have changed since the training.
+            DataError: there are no held-out rows.
+        """
+        config = facts.config
+        determinism.start(config)
+        card.enforce(config)
+        held_out = HeldOut.of_run(facts.run_dir, facts.manifest, config, limit=examples)
+        model = load_adapter(load_base_model(facts.base, config), facts.run_dir.adapter)
+        subject = TorchSubject(model, held_out.encoder, config)
+        remembered = remember("adapter", subject, held_out, scratch)
+        with model.disable_adapter(), Progress("base: scoring", len(held_out), "rows") as bar:
+            base = subject.score(held_out.encoded, bar.advance)
+        del model, subject
+        _give_memory_back()
+        return cls(facts, held_out, remembered, loss(base), loss(remembered.scores))
+
+    @property
+    def examples(self) -> int:
+        return len(self.held_out)
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        return self.held_out.encoder
+
+    @property
+    def of_adapter(self) -> dict[str, float]:
+        """As export.json has it."""
+        return {"loss": self.adapter_loss, "perplexity": perplexity(self.adapter_loss), "base_loss": self.base_loss}
+
+    def prompts(self) -> list[Sequence[MessageLike]]:
+        """The held-out chats up to the last answer, but for those that hold the text of a control token.
+
+        A server takes such a text for the token; here it stays text.
+        """
+        control = self.encoder.control_tokens
+        chats = [row.messages[:-1] for row in self.held_out.rows]
+        return [chat for chat in chats if not any(token in message.content for message in chat for token in control)]
+
+    def measure_merged(self, name: str, folder: Path, tolerance: Tolerance) -> Artefact:
+        """Holds a merged model against the adapter, loaded without quantisation, as whoever serves it will."""
+        config = self.facts.config
+        model = load_plain_model(
+            str(folder), config.export.merge_dtype, config.device, config.model.attn_implementation
+        )
+        try:
+            return self.hold(name, TorchSubject(model, self.encoder, config), tolerance)
+        finally:
+            del model
+            _give_memory_back()
+
+    def measure_gguf(self, name: str, file: Path, tolerance: Tolerance) -> MeasuredGguf:
+        """Holds a GGUF against the adapter, in llama.cpp."""
+        subject = GgufSubject(file, self.encoder, self.facts.config)
+        try:
+            return MeasuredGguf(self.hold(name, subject, tolerance), subject.runs_past)
+        finally:
+            subject.close()
+
+    def hold(self, name: str, subject: Subject, tolerance: Tolerance) -> Artefact:
+        """Scores a model on the held-out rows and holds it against the adapter."""
+        with Progress(f"{name}: scoring", self.examples, "rows") as bar:
+            scores = subject.score(self.held_out.encoded, bar.advance)
+        divergence = diverge(self.remembered, name, subject, self.held_out, scores)
+        own = loss(scores)
+        failed = failures(own, self.base_loss, self.adapter_loss, divergence, tolerance)
+        measured = {
+            "loss": own,
+            "perplexity": perplexity(own),
+            "adapter_loss": self.adapter_loss,
+            "base_loss": self.base_loss,
+            "difference": own - self.adapter_loss,
+        }
+        return Artefact(None, {}, None, measured, tolerance, not failed, divergence, failed=failed)
+
+
+class MeasuredGguf(NamedTuple):
+    """A GGUF held against the adapter."""
+
+    artefact: Artefact
+    runs_past: list[str]
+    """Stop tokens of the run that llama.cpp wouldn't stop at."""
+
+
+def _give_memory_back() -> None:
+    """What a model held: another of its size comes next."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
