@@ -44,6 +44,9 @@ class GgufSubject:
     processor give the same bits. Answers are generated `evaluation.batch_size` at a time, as elsewhere; another batch
     may turn a tie the other way. Keys and values are kept in 16 bits, llama.cpp's default, as they are where it serves.
 
+    Quantised weights are multiplied with activations rounded to 8 bits, as llama.cpp does on a CPU: for SmolLM2-135M as
+    q8_0 that is most of a KL of 0.006 nats a token, the weights alone are 0.002; f16 is 3e-6 from float32.
+
     Args:
         path: the file; it is memory-mapped.
         encoder: of the run.
