@@ -257,7 +257,11 @@ def make_hostile_run(root: Path, text: str, run_id: str = "20261123-214205-home-
         {text: {"loss": one, text: one}},
         {"loss": [WorseRow(text, 0.1)], text: [WorseRow(text, -0.1)]},
         metric_labels={text: text},
+        artefacts={text: score},
+        artefact_comparison={text: {"loss": one, text: one}},
         suite=Suite(text, None, [SuiteTask(text, text, True, 0.5, 0.4, -0.1, 0.01, 3, text)]),
+        overrides=[text],
+        tags_left_out=3,
     )
     run_dir.eval_report.write_bytes(msgspec.json.encode(report))
     (run_dir.path / "eval_report.val.json").write_bytes(msgspec.json.encode(report))
@@ -356,13 +360,15 @@ def report_of(run_id: str, rows: Sequence[Prediction], splits: dict[str, FileRec
         seconds=81.4,
         comparison_by_tag={tag: _compared(of) for tag, of in by_tag.items()},
         worse_rows={name: _worse(rows, name) for name in ("loss", *METRICS)},
+        artefacts={"merged": _score([row.artefacts["merged"] for row in rows], {}, 0.1)},
+        artefact_comparison={"merged": _compared(rows, "adapter", "merged")},
         metric_labels={"json_fields_f1": "fields of the reference's JSON"},
         suite=Suite(
             "0.4.13",
             200,
             [
                 SuiteTask("arc_easy", "acc,none", True, 0.735, 0.720, -0.015, 0.021, 200, "cannot tell"),
-                SuiteTask("hellaswag", "acc_norm,none", True, 0.610, 0.545, -0.065, 0.018, 200, "worse"),
+                SuiteTask("hellaswag", "acc_norm,none", True, 0.610, 0.545, -0.065, 0.018, 200, "worse", (-0.1, -0.03)),
                 SuiteTask("wikitext", "word_perplexity,none", False, 11.2, 11.3, 0.1, None, 62, "cannot tell"),
             ],
         ),
@@ -392,10 +398,11 @@ def _summaries(of: Sequence[Answer]) -> dict[str, MetricSummary]:
     return found
 
 
-def _compared(rows: Sequence[Prediction]) -> dict[str, Comparison]:
-    differences = {"loss": [(r.adapter.nll - r.base.nll) / r.base.tokens for r in rows]}
+def _compared(rows: Sequence[Prediction], before: str = "base", after: str = "adapter") -> dict[str, Comparison]:
+    pairs = [({"base": r.base, "adapter": r.adapter} | r.artefacts) for r in rows]
+    differences = {"loss": [(of[after].nll - of[before].nll) / of[before].tokens for of in pairs]}
     for name in METRICS:
-        differences[name] = [(r.adapter.metrics[name] or 0) - (r.base.metrics[name] or 0) for r in rows]
+        differences[name] = [(of[after].metrics[name] or 0) - (of[before].metrics[name] or 0) for of in pairs]
     return {name: compared(values, name == "loss") for name, values in differences.items()}
 
 

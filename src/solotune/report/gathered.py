@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from solotune.artifacts import lock
 from solotune.artifacts.files import read_record
 from solotune.artifacts.measured import EvalReport, ExportRecord, Prediction
 from solotune.artifacts.run_dir import RunDir, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir, SplitsManifest
+from solotune.config.yaml_marks import YamlError, parse
 from solotune.errors import ArtifactError, SolotuneError
 
 Found = TypeVar("Found")
@@ -73,7 +73,7 @@ def gather(run_dir: RunDir) -> Gathered:
             return read()
         except SolotuneError as error:
             problems.append(error.what)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, YamlError) as error:
             problems.append(f"{run_dir.path}: {error}")
         return otherwise
 
@@ -175,7 +175,8 @@ def _not_finite(run_dir: RunDir) -> dict[str, Any] | None:
 
 
 def _settings(config: str) -> dict[str, Any]:
-    return flat(yaml.load(config, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {})  # noqa: S506  both are safe
+    found = parse(config, "config.yaml", [])
+    return flat(found.plain()) if found else {}
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from solotune.report.exported import exported_models
 from solotune.report.findings import facts, findings, headline, lead, problems
 from solotune.report.gathered import Gathered, flat, gather
 from solotune.report.ledger import ledger
-from solotune.report.measures import blocks, blocks_by_tag, worsened
+from solotune.report.measures import blocks, blocks_by_tag, models, worsened
 from solotune.report.page import render
 from solotune.report.sameness import sameness
 from solotune.report.settings import own_settings, shown_value
@@ -38,6 +38,7 @@ def run_page(run_dir: RunDir) -> str:
         "report": report,
         "answers": said,
         "exported": exported_models(run.exported) if run.exported else None,
+        "models": models(report) if report and report.artefacts else None,
         "suite": report.suite if report else None,
         "trained": _trained(run),
         "manifest": manifest,
@@ -76,6 +77,7 @@ _CONTENTS = (
     ("measured", "What was measured", "report"),
     ("answers", "Answers", "answers"),
     ("exported", "What was exported", "exported"),
+    ("models", "Every model on the same rows", "models"),
     ("suite", "Did it forget?", "suite"),
     ("training", "Training", "trained"),
     ("rows-used", "The rows", "manifest"),

@@ -60,7 +60,8 @@ def _loss(report: EvalReport) -> str:
         )
     way = "lower" if one.difference < 0 else "higher"
     near, far = sorted((abs(low), abs(high)))
-    return f"{on} the adapter's loss is {abs(one.difference):.4f} nats a token {way} (95 % interval {near:.4f} to {far:.4f})."
+    by = f"{abs(one.difference):.4f} nats a token {way} (95 % interval {near:.4f} to {far:.4f})"
+    return f"{on} the adapter's loss is {by}."
 
 
 def _figures(one: Comparison) -> str:

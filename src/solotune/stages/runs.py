@@ -7,6 +7,7 @@ from pathlib import Path
 from solotune.artifacts.run_dir import RunDir, run_ids
 from solotune.console import say, table
 from solotune.errors import SolotuneError
+from solotune.report.gathered import state_of
 
 RUNS = Path("runs")
 
@@ -22,13 +23,12 @@ def run() -> None:
 
 def _line(run_dir: RunDir) -> list[str]:
     try:
-        outcome = run_dir.manifest().outcome
-        report = run_dir.report()
+        manifest, report = run_dir.manifest(), run_dir.report()
     except SolotuneError as error:
         return [run_dir.run_id, f"damaged: {error.what}", "", "", "", ""]
+    state, outcome = state_of(run_dir, manifest, report), manifest.outcome
     if outcome is None:
-        return [run_dir.run_id, "unfinished", "", "", "", ""]
-    state = "exported" if run_dir.export_record.exists() else "evaluated" if report else "trained"
+        return [run_dir.run_id, state, "", "", "", ""]
     val = "" if outcome.eval_loss is None else f"{outcome.eval_loss:.4f}"
     first = next(iter(report.adapter.metrics.items()), None) if report else None
     return [
