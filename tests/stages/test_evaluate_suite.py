@@ -1,0 +1,81 @@
+"""lm-evaluation-harness itself, on local tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from solotune import cli
+from solotune.artifacts.run_dir import RunDir
+from solotune.config.schema import SuiteConfig
+from solotune.errors import ConfigError
+from solotune.harness.suite import prepare
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # importing it takes long, and warns of much
+
+_TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {rows}}}
+test_split: train
+output_type: {kind}
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: ["yes", "no"]
+doc_to_target: "{{{{a}}}}"
+{more}
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """Two local tasks: a choice and an answer."""
+    folder = tmp_path / "own tasks"
+    folder.mkdir()
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"is {i} even", "a": ("yes", "no")[i % 2]}) + "\n" for i in range(12)))
+    choice = _TASK.format(name="own_choice", rows=rows, kind="multiple_choice", more="metric_list: [{metric: acc}]")
+    generated = "generation_kwargs: {max_gen_toks: 4, until: ['x']}\nmetric_list: [{metric: exact_match}]"
+    answer = _TASK.format(name="own_answer", rows=rows, kind="generate_until", more=generated)
+    (folder / "choice.yaml").write_text(choice)
+    (folder / "answer.yaml").write_text(answer.replace('doc_to_choice: ["yes", "no"]\n', ""))
+    return folder
+
+
+def test_local_tasks_are_asked_of_base_and_adapter(
+    finished_run: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = f"evaluation.suite={{tasks: [own_choice, own_answer], include_path: '{tasks}', limit: 10}}"
+    assert (
+        cli.main(["evaluate", "--run", "latest", "--suite", "--set", settings, "--set", "evaluation.metrics=[]"]) == 0
+    )
+    report = RunDir(finished_run).report()
+    assert report is not None
+    assert report.suite is not None
+    assert report.suite.limit == 10
+    found = {(task.task, task.metric): task for task in report.suite.tasks}
+    assert set(found) == {("own_choice", "acc,none"), ("own_answer", "exact_match,none")}
+    choice = found["own_choice", "acc,none"]
+    assert choice.n == 10
+    assert choice.stderr is not None
+    assert choice.difference == pytest.approx(choice.adapter - choice.base)
+    assert found["own_answer", "exact_match,none"].verdict == "cannot tell"
+    assert "did it forget? lm-evaluation-harness" in capsys.readouterr().out
+
+
+def test_a_task_that_there_isnt_is_told_before_a_model_is_loaded(tasks: Path) -> None:
+    settings = SuiteConfig(include_path=str(tasks))
+    assert prepare(settings, ["own_choice"]).tasks == ("own_choice",)
+    with pytest.raises(ConfigError, match="no task 'own_chioce'; did you mean own_choice"):
+        prepare(settings, ["own_chioce"])
+
+
+def test_data_that_isnt_here_is_one_line(finished_run: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tasks / "rows.jsonl").unlink()
+    settings = f"evaluation.suite={{include_path: '{tasks}'}}"
+    given = ["--suite", "own_choice", "--set", settings, "--set", "evaluation.metrics=[]"]
+    assert cli.main(["evaluate", "--run", "latest", *given]) == 2
+    said = capsys.readouterr().err
+    assert "error: lm-evaluation-harness can't run own_choice: FileNotFoundError: " in said
+    assert "dataset_path: json" in said
