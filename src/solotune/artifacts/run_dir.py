@@ -230,6 +230,8 @@ class RunDir:
         """Hashes of what each step left; only of trainings that `verify` makes."""
         self.verify = path / "verify"
         """Where `verify` makes its trainings; gone when it has compared them."""
+        self.reporting = path / "reporting"
+        """What W&B, MLflow and Trackio keep, where training.report_to asks for them."""
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.eval_report = path / "eval_report.json"

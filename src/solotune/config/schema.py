@@ -215,6 +215,16 @@ class TrainingConfig(Section):
     """Steps between two checkpoints."""
     save_total_limit: Annotated[int, Field(ge=2)] = 2
     """Checkpoints kept; never below 2, so that a damaged one has one before it."""
+    report_to: Annotated[tuple[Literal["mlflow", "trackio", "wandb"], ...], Field(strict=False)] = ()
+    """Trackers that get what metrics.jsonl gets, where their packages are installed. They write into the run's
+    `reporting/` and send nothing, unless the environment says otherwise (WANDB_MODE, MLFLOW_TRACKING_URI)."""
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def tensorboard_is_always_there(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and "tensorboard" in value:
+            raise ValueError("TensorBoard's event file lies beside metrics.jsonl anyway; leave it out")
+        return value
 
     @field_validator("max_steps")
     @classmethod

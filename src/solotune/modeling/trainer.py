@@ -36,6 +36,7 @@ from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.guard import FiniteGuard
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
 from solotune.modeling.packing import Sequences, collate, collate_fixed, pack
+from solotune.modeling.reporting import PROJECT
 from solotune.modeling.step import FixedStep
 from solotune.modeling.tokenised import TokenisedRows
 from solotune.modeling.training_state import load_generators, load_optimizer_and_scheduler, save_state
@@ -303,7 +304,7 @@ def steps_in_all(sequences: int, config: RunConfig) -> int:
 def sft_config(config: RunConfig, layout: Layout, run: RunDir, *, evaluates: bool) -> trl.SFTConfig:
     """The training section as upstream's arguments, and what is fixed for every run."""
     training = config.training
-    ours = {"packing", "save_total_limit", "eval_steps", "activation_checkpointing"}
+    ours = {"packing", "save_total_limit", "eval_steps", "activation_checkpointing", "report_to"}
     chosen: dict[str, Any] = training.model_dump(exclude=ours)
     known = {field.name for field in dataclasses.fields(trl.SFTConfig)}
     # Older transformers have the old name only, newer ones warn about it.
@@ -326,6 +327,8 @@ def sft_config(config: RunConfig, layout: Layout, run: RunDir, *, evaluates: boo
         save_strategy="steps",
         logging_nan_inf_filter=False,  # upstream's default hides a loss that isn't a number
         dataloader_pin_memory=False,  # WSL2 pins little memory, and fails beyond (microsoft/WSL#8447)
-        report_to=[],
+        report_to=[],  # modeling/reporting.py hands on what is logged
+        run_name=run.run_id,
+        project=PROJECT,
         disable_tqdm=True,
     )

@@ -33,7 +33,7 @@ from solotune.config.schema import RunConfig
 from solotune.console import counted, say, stage, warn
 from solotune.dataset.stored import read_rows
 from solotune.errors import ArtifactError, ConfigError, Interrupted, ModelError, SolotuneError
-from solotune.modeling import determinism
+from solotune.modeling import determinism, reporting
 from solotune.modeling.callbacks import MetricsLog, StopAfter, StopOnSignal
 from solotune.modeling.fingerprint import Fingerprints
 from solotune.modeling.guard import NotFinite
@@ -70,6 +70,7 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
     with stage("train"), ExitStack() as locks:
         model = RunDir.find(RUNS, like).manifest() if like else None
         determinism.start(config, model.environment.get("threads") if model else None)
+        reporting.require(() if trial or like else config.training.report_to)
         with held(Path(config.dataset.splits_dir), "train", shared=True):
             inputs = read_inputs(config)
         run_dir = RunDir.new(trial.root if trial else RUNS, config.name, run_id)
@@ -202,6 +203,8 @@ def _train(
     if trial:
         trainer.add_callback(StopAfter(trial.until))
         trainer.add_callback(Fingerprints(run_dir.fingerprints, trainer.guard.last_step))
+    else:
+        trainer.add_callback(reporting.Reporting(config.training.report_to, run_dir))
     with trouble_in_one_line(run_dir.path, "training stopped", lambda: f"See to it, then {go_on}"), stop:
         log = MetricsLog(run_dir.metrics, trainer.take_counts, resumed_at)
         trainer.add_callback(log)  # after those that decide on a save
