@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from tests.tiny import make_experiment
 from transformers import AutoModelForCausalLM
 
 from solotune import cli
@@ -22,7 +22,6 @@ from solotune.config.load import load
 from solotune.dataset.stored import read_rows
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, ChatEncoder
-from solotune.stages import evaluate
 
 
 def evaluated(run: Path, *argv: str) -> EvalReport:
@@ -78,14 +77,25 @@ def test_the_rows_that_got_worse_are_listed_the_worst_first(finished_run: Path) 
     assert [row.difference for row in report.worse_rows.get("loss", [])] == pytest.approx([each[i] for i in worst])
 
 
+@pytest.fixture(scope="module")
+def trained_in_float32(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository root with a finished run without quantisation."""
+    root = tmp_path_factory.mktemp("float32")
+    config = make_experiment(root, tiny_model)
+    text = config.read_text().replace("source: folder}", "source: folder, dtype: float32}")
+    config.write_text(text.replace("quantization: {load_in_4bit: true}\n", ""))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(root)
+        for command in ("fetch", "prepare", "train"):
+            given = ("--config", "small.yaml", "--set", "training.max_steps=2", "--set", "training.eval_steps=0")
+            assert cli.main([command, *given]) == 0
+    return root
+
+
 @pytest.fixture
-def float32_run(small_experiment: Path) -> Path:
-    """A finished run without quantisation, computed in float32."""
-    text = small_experiment.read_text()
-    text = text.replace("source: folder}", "source: folder, dtype: float32}").replace("load_in_4bit: true", "")
-    small_experiment.write_text(text.replace("quantization: {}\n", ""))
-    for command in ("fetch", "prepare", "train"):
-        assert cli.main([command, "--config", "small.yaml", "--set", "training.max_steps=2"]) == 0
+def float32_run(trained_in_float32: Path, workspace: Path) -> Path:
+    """The folder of that run, below the current folder."""
+    shutil.copytree(trained_in_float32, workspace, dirs_exist_ok=True)
     (run,) = Path("runs").glob("2*")
     return run
 
@@ -115,26 +125,28 @@ def test_the_loss_is_that_of_plain_transformers_row_by_row(float32_run: Path) ->
         assert abs(report.base.loss - loss()) < 1e-4
 
 
-def _export(run: Path, change: Callable[[Any], None] = lambda model: None) -> None:
-    """An export of a merged model, as the stage `export` leaves it."""
+def _export(run: Path) -> RunDir:
+    """A merged model, as the stage `export` leaves it."""
     run_dir, config = RunDir(run), load(run / "config.yaml")
     base = ModelDir.of(config.model)
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    merged = PeftModel.from_pretrained(model, run / "adapter").merge_and_unload()
-    change(merged)
     folder = run_dir.export / "merged"
-    merged.save_pretrained(folder)
-    artefact = Artefact("export/merged", record_files(folder), "original", {}, {}, True)
-    elsewhere = Artefact(None, {}, "dequantised", {}, {}, False)
-    adapter = Artefact("export/adapter", {}, None, {}, {}, None)
-    artefacts = {"adapter": adapter, "merged": artefact, "merged-dequantised": elsewhere}
+    PeftModel.from_pretrained(model, run / "adapter").merge_and_unload().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(base.path / name, folder / name)
+    artefacts = {
+        "adapter": Artefact("export/adapter", {}, None, {}, {}, None),
+        "merged": Artefact("export/merged", record_files(folder), "original", {}, {}, True),
+        "merged-dequantised": Artefact(None, {}, "dequantised", {}, {}, False),
+    }
     write_json(run_dir.export_record, ExportRecord(1, run_dir.run_id, 12, artefacts))
+    return run_dir
 
 
 def test_what_was_exported_is_measured_beside_and_held_against_the_adapter(
     float32_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _export(float32_run)
+    run_dir = _export(float32_run)
     report = evaluated(float32_run)
     assert list(report.artefacts) == ["merged"]
     assert report.artefacts["merged"].loss == pytest.approx(report.adapter.loss, abs=1e-4)
@@ -142,10 +154,32 @@ def test_what_was_exported_is_measured_beside_and_held_against_the_adapter(
     assert compared["loss"].difference == pytest.approx(0.0, abs=1e-4)
     assert compared["exact_match"].verdict == "cannot tell"
     assert "model.safetensors" in report.artefact_files["merged"]
-    assert all(set(one.artefacts) == {"merged"} for one in predictions(RunDir(float32_run).predictions))
+    assert all(set(one.artefacts) == {"merged"} for one in predictions(run_dir.predictions))
     said = capsys.readouterr().out
     assert "merged beside adapter: " in said
     assert said.split("assistant tokens\n")[1].split()[:3] == ["base", "adapter", "merged"]
+
+
+@pytest.mark.slow  # the converter takes ten seconds to import
+def test_a_gguf_is_measured_by_the_same_code(float32_run: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from solotune.modeling.gguf_export import convert
+
+    run_dir = _export(float32_run)
+    record = msgspec.json.decode(run_dir.export_record.read_bytes(), type=ExportRecord)
+    folder = run_dir.export / "gguf" / "f32"
+    folder.mkdir(parents=True)
+    convert(run_dir.export / "merged", folder / "small-f32.gguf", "f32")
+    artefact = Artefact("export/gguf/f32", record_files(folder), "original", {}, {}, True)
+    write_json(run_dir.export_record, msgspec.structs.replace(record, artefacts={"gguf-f32": artefact}))
+    report = evaluated(float32_run)
+    assert list(report.artefacts) == ["gguf-f32"]
+    assert report.artefacts["gguf-f32"].loss == pytest.approx(report.adapter.loss, abs=0.01)
+    assert report.artefacts["gguf-f32"].metrics.keys() == report.adapter.metrics.keys()
+    tokens = {
+        one.id: (one.adapter.tokens, one.artefacts["gguf-f32"].tokens) for one in predictions(run_dir.predictions)
+    }
+    assert all(ours == theirs for ours, theirs in tokens.values())
 
 
 def test_an_export_that_was_changed_since_isnt_measured(float32_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,8 +225,9 @@ def test_a_stop_between_the_files_leaves_no_report(finished_run: Path, monkeypat
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("solotune.stages.evaluate.write_json", stopped)
-    assert cli.main(["evaluate", "--run", "latest"]) == 130
+    with monkeypatch.context() as patched:
+        patched.setattr("solotune.stages.evaluate.write_json", stopped)
+        assert cli.main(["evaluate", "--run", "latest"]) == 130
     assert not RunDir(finished_run).eval_report.exists()
     assert evaluated(finished_run).examples == 12
 
@@ -248,9 +283,7 @@ def test_only_what_concerns_the_evaluation_can_be_set(finished_run: Path, capsys
 
 
 def test_a_tag_that_no_row_carries_is_told(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given: Sequence[str] = ("--set", "evaluation.metrics_by_tag={tools: [contains]}")
+    given = ("--set", "evaluation.metrics_by_tag={tools: [contains]}")
     report = evaluated(finished_run, *given)
     assert "no row of test has the tag tools" in capsys.readouterr().err
     assert "contains" not in report.adapter.metrics
-    json.dumps(msgspec.to_builtins(report), allow_nan=False)
-    assert Path("runs") == evaluate.RUNS
