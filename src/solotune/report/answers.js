@@ -44,12 +44,13 @@ function answersBrowser(answers) {
           ...row[ANSWERS].map(a => a && a[0] !== null ? whole(a[0]) : "")].join("\n").toLowerCase();
         if (!searched[i].includes(text)) continue;
       }
-      const right = valueOf(answerOf(row, control.right.value), measure);
-      const bad = control.order.value.startsWith("own") ? (right === null || measure === "loss" ? right : -right) : worse;
-      found.push([i, bad]);
+      const own = valueOf(answerOf(row, control.right.value), measure);
+      const bad = control.order.value.startsWith("own") ? (own === null || measure === "loss" ? own : -own) : worse;
+      found.push([i, bad, harm(row, "loss") ?? 0]);
     }
     const order = { worst: -1, best: 1, "own-worst": -1, "own-best": 1 }[control.order.value];
-    if (order) found.sort((a, b) => a[1] === null || b[1] === null ? (a[1] === null) - (b[1] === null) || a[0] - b[0] : order * (a[1] - b[1]) || a[0] - b[0]);
+    // Rows without a value go last; of like values the loss decides, then the file.
+    if (order) found.sort((a, b) => (a[1] === null) - (b[1] === null) || order * (a[1] - b[1]) || order * (a[2] - b[2]) || a[0] - b[0]);
     chosen = found.map(([i]) => i);
   }
 

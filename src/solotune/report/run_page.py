@@ -9,6 +9,7 @@ import msgspec
 
 from solotune.artifacts.measured import EvalReport, PositionLoss
 from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.comparison import RESAMPLES, ROWS_FOR_A_VERDICT
 from solotune.console import counted, duration
 from solotune.dataset.report.histogram import Histogram, histograms
 from solotune.report.answers import answers
@@ -58,6 +59,8 @@ def run_page(run_dir: RunDir) -> str:
         problems=problems(run),
         facts=facts(run),
         measured=blocks(report) if report else [],
+        resamples=RESAMPLES,
+        rows_for_a_verdict=ROWS_FOR_A_VERDICT,
         noise=_noise(report) if report else "",
         other_splits=run.other_splits,
         by_tag=blocks_by_tag(report) if report else [],
