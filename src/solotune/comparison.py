@@ -3,13 +3,13 @@
 They are percentile intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13) with the mends
 that few rows need; `benchmarks/eval_coverage.py` simulates how often they hold the truth.
 
-- Scores are often 0 or 1. Where most rows agree, few resamples show that they need not, and a plain interval misses
-  the truth up to every second time. Two rows are added, an extreme one on each side: Agresti & Coull's mend (1998,
-  doi:10.1080/00031305.1998.10480550), for differences of pairs that of Bonett & Price (2012,
-  doi:10.3102/1076998611411915).
+- Scores are often 0 or 1. Where most rows agree, few resamples show that they need not: of 20 rows that are right in
+  98 of 100 cases, a plain interval misses the truth two times of three. Two rows are added, an extreme one on each
+  side, in the manner of Agresti & Coull (1998, doi:10.1080/00031305.1998.10480550), and for differences of pairs of
+  Bonett & Price (2012, doi:10.3102/1076998611411915).
 - A loss is a ratio, and long rows weigh more. Its interval is expanded as a t interval is against a normal one
-  (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 4.1), with as many rows as would weigh the same if all
-  weighed alike (Kish 1965, Survey Sampling).
+  (the expanded percentile interval of Hesterberg 2015, doi:10.1080/00031305.2015.1089789), with as many rows as would
+  tell as much if all weighed alike (Kish 1965, Survey Sampling).
 - Where fewer than six rows differ, no verdict is possible: that five of five go one way happens by chance in 6 % of
   cases (sign test). Such an interval is stretched until it holds 0.
 """
@@ -17,7 +17,7 @@ that few rows need; `benchmarks/eval_coverage.py` simulates how often they hold 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -74,8 +74,13 @@ def of_ratio(sums: Sequence[float] | Floats, counts: Sequence[float] | Floats) -
     return Sample(top, bottom, NormalDist().cdf(-wider), _too_few_differ(top))
 
 
-def intervals(samples: Sequence[Sample]) -> list[Interval]:
-    """The 95 % interval of each sample, the same every time; samples of one length share their resamples."""
+def intervals(samples: Sequence[Sample], on_samples: Callable[[int], None] = lambda _: None) -> list[Interval]:
+    """The 95 % interval of each sample, the same every time; samples of one length share their resamples.
+
+    Args:
+        samples: of any lengths.
+        on_samples: called with the number of samples done, now and then.
+    """
     by_length: dict[int, list[int]] = {}
     for i, sample in enumerate(samples):
         by_length.setdefault(len(sample.top), []).append(i)
@@ -84,6 +89,7 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
         for start in range(0, len(numbers), _SAMPLES_AT_ONCE):
             some = numbers[start : start + _SAMPLES_AT_ONCE]
             found.update(zip(some, _intervals([samples[i] for i in some]), strict=True))
+            on_samples(len(some))
     return [found[i] for i in range(len(samples))]
 
 

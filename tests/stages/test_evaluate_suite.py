@@ -63,6 +63,11 @@ def test_local_tasks_are_asked_of_base_and_adapter(
     assert found["own_answer", "exact_match,none"].verdict == "cannot tell"
     assert "did it forget? lm-evaluation-harness" in capsys.readouterr().out
 
+    assert cli.main(["evaluate", "--run", "latest", "--set", "evaluation.metrics=[]"]) == 0
+    again = RunDir(finished_run).report()
+    assert again is not None
+    assert again.suite == report.suite  # of the same adapter it is still true
+
 
 def test_a_task_that_there_isnt_is_told_before_a_model_is_loaded(tasks: Path) -> None:
     settings = SuiteConfig(include_path=str(tasks))

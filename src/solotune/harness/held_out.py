@@ -77,7 +77,7 @@ class HeldOut:
         """Tag -> numbers of the rows that carry it, those of most rows first."""
         found: dict[str, list[int]] = {}
         for i, row in enumerate(self.rows):
-            for tag in row.meta.tags:
+            for tag in dict.fromkeys(row.meta.tags):
                 found.setdefault(tag, []).append(i)
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from solotune.artifacts.measured import Comparison, MetricSummary, ModelScore, PositionLoss, TagScore, WorseRow
 from solotune.comparison import Floats, Interval, Sample, intervals, of_differences, of_ratio, of_scores, verdict
+from solotune.console import Progress
 from solotune.harness.held_out import HeldOut
 from solotune.harness.measure import Measured
 from solotune.modeling.likelihood import perplexity
@@ -55,7 +56,8 @@ def summarise(measured: Mapping[str, Measured], held_out: HeldOut, noise: float 
     others = [name for name in models if name not in ("base", "adapter")]
     pairs = [("adapter", "base"), *((name, "adapter") for name in others)]
     samples = _samples(models, pairs, groups)
-    found = dict(zip(samples, intervals(list(samples.values())), strict=True))
+    with Progress("resampling the rows", len(samples), "intervals") as bar:
+        found = dict(zip(samples, intervals(list(samples.values()), bar.advance), strict=True))
     places = _places(held_out)
 
     def compared(tag: str | None, pair: tuple[str, str], noise: float | None = None) -> dict[str, Comparison]:

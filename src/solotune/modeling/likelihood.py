@@ -37,7 +37,7 @@ class RowScore:
     token_nll: NDArray[np.float32] = field(default_factory=_floats, compare=False, repr=False)
     """(tokens,) that of each labelled token, in order."""
     greedy: NDArray[np.int32] = field(default_factory=_ids, compare=False, repr=False)
-    """(tokens,) the id that the model finds likeliest where each of them stands; of equals the lowest."""
+    """(tokens,) the id that the model finds likeliest where each of them stands."""
 
 
 def loss(scores: Sequence[RowScore]) -> float:

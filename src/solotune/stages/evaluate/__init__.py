@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from solotune import report as pages
-from solotune.artifacts.files import remove_staged, write_json, write_jsonl
+from solotune.artifacts.files import read_record, remove_staged, write_json, write_jsonl
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import Answer, EvalReport, Prediction, Suite
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir, RunManifest
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
 from solotune.config.load import load
 from solotune.config.schema import RunConfig, Split
 from solotune.console import counted, safe, say, stage, warn
@@ -93,7 +93,7 @@ def run(
             artefact_comparison=summary.artefact_comparison,
             artefact_files={name: artefact.files for name, artefact in artefacts.items()},
             metric_labels={metric.label: metric.words for metric in metrics if metric.words},
-            suite=suite_found,
+            suite=suite_found or _suite_of_before(report_path, outcome),
             overrides=list(overrides),
             tags_left_out=summary.tags_left_out,
         )
@@ -147,6 +147,15 @@ def _measure_trained(
     del model
     subject.close()
     return {"base": bare, "adapter": adapter}, found
+
+
+def _suite_of_before(report: Path, outcome: Outcome) -> Suite | None:
+    """What the tasks found when this adapter was measured before: they take long, and nothing in them has changed."""
+    try:
+        before = read_record(report, EvalReport, "invoke evaluate")
+    except ArtifactError:
+        return None
+    return before.suite if before.adapter_files == outcome.adapter else None
 
 
 def _predictions(held_out: HeldOut, measured: Mapping[str, Measured]) -> Iterator[Prediction]:
