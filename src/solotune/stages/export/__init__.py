@@ -61,19 +61,9 @@ def run(
             raise ArtifactError(f"the base model in {base.path} isn't the one that was trained on", "Fetch that one")
         facts = Facts(run_dir, manifest, config, base, fetched)
         gguf_files.refuse_impossible(facts, types)
-        artefacts = dict(before.artefacts) if before else {}
-        examples = before.examples if before else 0
-        with nothing_half_left(run_dir, before), _scratch(run_dir) as scratch:
-            if merge or types:
-                yardstick = Yardstick.measure(facts, examples or config.export.proof_examples, scratch)
-                examples = yardstick.examples
-            if merge:
-                artefacts |= export_merged(facts, yardstick, scratch, merge_base)
-            for kind in types:
-                made_of = artefacts["merged"].merge_base
-                artefacts[f"gguf-{kind}"] = gguf_files.export_gguf(facts, yardstick, scratch, kind, made_of)
-            if "adapter" not in artefacts:
-                artefacts["adapter"] = _export_adapter(facts, artefacts, yardstick if merge or types else None)
+        with nothing_half_left(run_dir, before):
+            with _scratch(run_dir) as scratch:
+                examples, artefacts = _make(facts, before, merge, merge_base, types, scratch)
             record = ExportRecord(SCHEMA_VERSION, run_dir.run_id, examples, artefacts)
             write_json(run_dir.export_record, record)
         say(f"record: {run_dir.export_record}")
@@ -94,19 +84,37 @@ def _refuse_what_is_there(run_dir: RunDir, before: ExportRecord | None, merge: b
         raise ArtifactError("a GGUF is made of the merged model, and there is none", "Add `--merge`")
 
 
+def _make(
+    facts: Facts, before: ExportRecord | None, merge: bool, merge_base: str | None, types: Sequence[str], scratch: Path
+) -> tuple[int, dict[str, Artefact]]:
+    """Writes and measures what is asked for; returns how many rows it was measured on, and all artefacts."""
+    artefacts = dict(before.artefacts) if before else {}
+    examples, of_adapter = before.examples if before else 0, {}
+    if merge or types:
+        # What is added later is measured on the rows that the rest was measured on.
+        yardstick = Yardstick.measure(facts, examples or facts.config.export.proof_examples, scratch)
+        examples, of_adapter = yardstick.examples, yardstick.of_adapter
+    if merge:
+        artefacts |= export_merged(facts, yardstick, scratch, merge_base)
+    for kind in types:
+        made_of = artefacts["merged"].merge_base
+        artefacts[f"gguf-{kind}"] = gguf_files.export_gguf(facts, yardstick, scratch, kind, made_of)
+    if "adapter" not in artefacts:
+        artefacts["adapter"] = _export_adapter(facts, artefacts, of_adapter)
+    return examples, artefacts
+
+
 @contextmanager
 def _scratch(run_dir: RunDir) -> Iterator[Path]:
-    """A folder for what is measured and not kept, on the disk of the export."""
+    """A folder for what is measured and not kept, on the disk of the export. A failure leaves it there."""
     run_dir.export.mkdir(exist_ok=True)
     folder = staged_name(run_dir.export / "scratch")
     folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
-def _export_adapter(facts: Facts, artefacts: dict[str, Artefact], yardstick: Yardstick | None) -> Artefact:
+def _export_adapter(facts: Facts, artefacts: dict[str, Artefact], measured: dict[str, float]) -> Artefact:
     place = facts.run_dir.export / "adapter"
     with atomic_folder(place) as folder:
         for file in facts.run_dir.adapter.iterdir():
@@ -114,4 +122,4 @@ def _export_adapter(facts: Facts, artefacts: dict[str, Artefact], yardstick: Yar
         (folder / "README.md").write_text(adapter_card(facts, artefacts), encoding="utf-8")
         files = record_files(folder)
     say(f"adapter for PEFT and vLLM: {place}")
-    return Artefact("export/adapter", files, None, yardstick.of_adapter if yardstick else {}, {}, None)
+    return Artefact("export/adapter", files, None, measured, {}, None)
