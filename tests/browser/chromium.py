@@ -69,6 +69,10 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
+    def before_each(self, script: str) -> None:
+        """Has a script run in each page, before its own."""
+        self._ask("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def load(self, url: str) -> None:
         """Goes there, waits until it has loaded, and a moment for what that sets off."""
         self.events.clear()

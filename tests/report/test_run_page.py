@@ -169,6 +169,8 @@ def test_a_run_that_a_number_stopped_says_so(runs: Path) -> None:
     text = said(run_dir)
     assert "Step 4 stopped it: the loss was nan, the gradient's norm inf. In it were row-0, row-1" in text
     assert "and 12 more" in text
+    run_dir.not_finite.write_text(json.dumps({**found, "rows": []}))
+    assert "In it were rows that aren't known" in said(run_dir)
 
 
 def test_a_training_that_isnt_the_same_again_is_told_with_its_first_difference(runs: Path) -> None:

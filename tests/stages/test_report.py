@@ -47,7 +47,8 @@ def test_a_page_that_cant_be_written_keeps_no_other_from_its_own(
     (runs / A / "report.html").mkdir()
     assert cli.main(["report"]) == 0
     said = capsys.readouterr()
-    assert f"warning: runs/{A}/report.html can't be written" in said.err
+    assert f"warning: the page of runs/{A} couldn't be written: " in said.err
+    assert "1 page of runs written" in said.out
     assert (runs / B / "report.html").is_file()
 
 

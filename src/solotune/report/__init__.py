@@ -6,11 +6,15 @@ in the page as JSON, and reaches it as text only. The pages ask for nothing: no 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from solotune.artifacts.files import write_text
 from solotune.artifacts.run_dir import RunDir
-from solotune.console import warn
+from solotune.console import safe, warn
+
+Of = TypeVar("Of", RunDir, Path)
 
 INDEX = "index.html"
 _HEAD_BYTES = 2048
@@ -19,11 +23,19 @@ _HEAD_BYTES = 2048
 
 def write(run_dir: RunDir) -> None:
     """Writes a run's page and the index of all runs, at the end of a stage; what goes wrong is one line of warning."""
+    try_to_write(write_run_page, run_dir)
+    try_to_write(write_index, run_dir.path.parent)
+
+
+def try_to_write(write_page: Callable[[Of], Path], of: Of) -> bool:
+    """Whether a page could be written; why not, is a warning. A page takes no stage down, and no other page."""
     try:
-        write_run_page(run_dir)
-        write_index(run_dir.path.parent)
-    except Exception as error:  # noqa: BLE001  a page must never take a finished stage down with it
-        warn(f"the page of run {run_dir.run_id} couldn't be written: {error}")
+        write_page(of)
+    except Exception as error:  # noqa: BLE001  whatever it is
+        why = safe(f"{type(error).__name__}: {error}", 300)
+        warn(f"the page of {of.path if isinstance(of, RunDir) else of} couldn't be written: {why}")
+        return False
+    return True
 
 
 def write_run_page(run_dir: RunDir) -> Path:

@@ -1,7 +1,7 @@
 // The rows: filtered, in order, a page at a time. Only what is on the page is in the document.
 
 const FOLD_CHARACTERS = 1200, FOLD_LINES = 16;
-const LITTLE_IN_COMMON = 0.2;
+const LITTLE_IN_COMMON = 0.2, MOST_TAGS = 300;
 
 function answersBrowser(answers) {
   const { models, metrics, rows } = answers;
@@ -141,7 +141,7 @@ function answersBrowser(answers) {
     return el(name, { class: kind === "left" && "left" }, lines.map((line, i) => [i ? "↵\n" : "", ...shown(line)]));
   }
 
-  fill(control.tag, [["", `all (${number(rows.length)})`], ...answers.tags.map(([tag, count], i) => [String(i), `${tag} (${number(count)})`])], "");
+  fill(control.tag, [["", `all (${number(rows.length)})`], ...answers.tags.slice(0, MOST_TAGS).map(([tag, count], i) => [String(i), `${tag} (${number(count)})`])], "");
   fill(control.measure, measures.map(name => [name, name]), metrics[0] || "loss");
   fill(control.left, models.map(name => [name, name]), "base");
   fill(control.right, models.map(name => [name, name]), "adapter");

@@ -34,6 +34,7 @@ function tickText(value) {
 // options: {label, unit, x, log, zero, height, bounds: [[y, text]], events: [[x, text]], categories: [text], group: []}
 function chart(host, series, options) {
   series = series.filter(one => one.points.length);
+  if (!series.length) return { redraw() {} };
   const group = options.group || [];
   const xs = [...new Set(series.flatMap(one => one.points.map(point => point[0])))].sort((a, b) => a - b);
   const readout = el("p", { class: "readout", "aria-hidden": "true" });
@@ -89,7 +90,7 @@ function chart(host, series, options) {
 
   function draw() {
     width = host.clientWidth;
-    if (!width || !xs.length) return;
+    if (!width) return;
     const height = options.height, ys = series.flatMap(one => one.points.map(p => p[1])).concat((options.bounds || []).map(b => b[0]));
     let low = Math.min(...ys), high = Math.max(...ys);
     const log = options.log && low > 0;

@@ -59,9 +59,7 @@ def curves(log: Sequence[LogLine], most: int = 800) -> Curves:
 
 
 def _points(log: Sequence[LogLine], value_of: Callable[[LogLine], float | None]) -> Points:
-    found = ((line.step, value_of(line)) for line in log)
-    points = {step: float(f"{value:.5g}") for step, value in found if value is not None}
-    return list(points.items())
+    return [(line.step, value) for line in log if (value := value_of(line)) is not None]
 
 
 def _smoothed(points: Points, neighbours: int) -> Points:
@@ -70,21 +68,26 @@ def _smoothed(points: Points, neighbours: int) -> Points:
     at = np.arange(len(points))
     start, end = np.maximum(at - neighbours // 2, 0), np.minimum(at + neighbours // 2 + 1, len(points))
     means = (sums[end] - sums[start]) / (end - start)
-    return [(step, float(f"{mean:.5g}")) for (step, _), mean in zip(points, means.tolist(), strict=True)]
+    return [(step, mean) for (step, _), mean in zip(points, means.tolist(), strict=True)]
 
 
 def _thinned(points: Points, most: int) -> Points:
     if len(points) <= most:
-        return points
+        return _short(points)
     kept: list[int] = [0, len(points) - 1]
     values = [value for _, value in points]
     bounds = np.linspace(0, len(points), most // 2 + 1).astype(int).tolist()
     for start, end in pairwise(bounds):
         kept += [min(range(start, end), key=values.__getitem__), max(range(start, end), key=values.__getitem__)]
-    return [points[i] for i in sorted(set(kept))]
+    return _short([points[i] for i in sorted(set(kept))])
 
 
 def _evenly(points: Points, most: int) -> Points:
     if len(points) <= most:
-        return points
-    return [points[i] for i in sorted(set(np.linspace(0, len(points) - 1, most).astype(int).tolist()))]
+        return _short(points)
+    return _short([points[i] for i in sorted(set(np.linspace(0, len(points) - 1, most).astype(int).tolist()))])
+
+
+def _short(points: Points) -> Points:
+    """Values with as many digits as can be seen."""
+    return [(step, float(f"{value:.5g}")) for step, value in points]

@@ -13,8 +13,7 @@ function append(parent, children) {
 function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key === "on") for (const [event, run] of Object.entries(value)) made.addEventListener(event, run);
-    else if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
+    if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
   }
   return append(made, children);
 }

@@ -117,7 +117,7 @@ def problems(run: Gathered) -> list[str]:
     found = list(run.problems)
     if run.not_finite and run.state != "running":
         stopped, rows = run.not_finite, run.not_finite["rows"]
-        ids = _some([str(row) for row in rows]) if isinstance(rows, list) else "rows that aren't known"
+        ids = _some([str(row) for row in rows]) if isinstance(rows, list) and rows else "rows that aren't known"
         found.append(
             f"Step {stopped['step']} stopped it: the loss was {stopped['loss']}, the gradient's norm "
             f"{stopped['grad_norm']}. In it were {ids}."
@@ -159,7 +159,7 @@ def facts(run: Gathered) -> list[Fact]:
 def _some(names: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`, `a, b, … and 3 more`."""
     shown = [*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+    return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
 def _is(names: list[str]) -> str:

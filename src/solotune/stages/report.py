@@ -6,7 +6,7 @@ from pathlib import Path
 
 from solotune import report
 from solotune.artifacts.run_dir import RunDir, run_ids
-from solotune.console import counted, say, warn
+from solotune.console import counted, say
 
 RUNS = Path("runs")
 
@@ -24,17 +24,7 @@ def run(wanted: str | None = None) -> None:
         say(f"page of the run: {report.write_run_page(RunDir.find(RUNS, wanted))}")
     else:
         outdated = [one for one in (RunDir(RUNS / run_id) for run_id in run_ids(RUNS)) if report.is_outdated(one)]
-        written = sum(_written(one) for one in outdated)
+        written = sum(report.try_to_write(report.write_run_page, one) for one in outdated)
         say(f"{counted(written, 'page')} of runs written, {len(run_ids(RUNS)) - len(outdated)} as they were")
     RUNS.mkdir(exist_ok=True)
     say(f"page of all runs: {report.write_index(RUNS)}")
-
-
-def _written(run_dir: RunDir) -> bool:
-    """Writes a page; a run whose page can't be written is named and keeps no other from theirs."""
-    try:
-        report.write_run_page(run_dir)
-    except OSError as error:
-        warn(f"{run_dir.page} can't be written: {error.strerror}")
-        return False
-    return True
