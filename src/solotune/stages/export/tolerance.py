@@ -7,9 +7,15 @@ from solotune.config.schema import ExportConfig
 
 Tolerance = dict[str, float]
 
-_GGUF: dict[str, Tolerance] = {
-    "q8_0": {"max_loss_difference": 0.02, "max_kl": 0.02, "min_greedy_agreement": 0.97},
+_BY_BITS = {
+    8: {"max_loss_difference": 0.02, "max_kl": 0.02, "min_greedy_agreement": 0.96},
+    6: {"max_loss_difference": 0.03, "max_kl": 0.04, "min_greedy_agreement": 0.94},
+    5: {"max_loss_difference": 0.05, "max_kl": 0.08, "min_greedy_agreement": 0.92},
+    4: {"max_loss_difference": 0.1, "max_kl": 0.2, "min_greedy_agreement": 0.88},
+    3: {"max_loss_difference": 0.3, "max_kl": 0.5, "min_greedy_agreement": 0.8},
+    2: {"max_loss_difference": 1.0, "max_kl": 1.5, "min_greedy_agreement": 0.6},
 }
+"""Bits of a quantised GGUF type -> what its rounding may do; benchmarks/README.md has what it did."""
 
 
 def of_merged(export: ExportConfig) -> Tolerance:
@@ -22,10 +28,15 @@ def of_merged(export: ExportConfig) -> Tolerance:
 
 
 def of_gguf(export: ExportConfig, kind: str) -> Tolerance:
-    """Of a GGUF: what its type may lose, times export.gguf_tolerance; with 16 bits or more as of a merged model."""
-    if kind not in _GGUF:
+    """Of a GGUF: what its bits allow, times export.gguf_tolerance; with 16 bits or more as of a merged model.
+
+    Args:
+        export: the config's section.
+        kind: a type of `gguf_export`: the first digit of a quantised one (q4_k_m) is its bits.
+    """
+    if not kind.startswith("q"):
         return of_merged(export)
-    factor, own = export.gguf_tolerance, _GGUF[kind]
+    factor, own = export.gguf_tolerance, _BY_BITS[int(kind[1])]
     return {
         "max_loss_difference": factor * own["max_loss_difference"],
         "max_kl": factor * own["max_kl"],
