@@ -240,12 +240,8 @@ class RunDir:
         self.export = path / "export"
         self.export_record = self.export / "export.json"
 
-    def event_files(self) -> list[Path]:
-        """TensorBoard's, which knows them by their name: one of each process of the run."""
-        return sorted(self.path.glob(f"{_EVENTS}*"))
-
     def new_event_file(self) -> Path:
-        """Where the next one is written: TensorBoard reads them in the order of their names."""
+        """One of each process of the run: TensorBoard knows them by their names, and reads them in that order."""
         return self.path / f"{_EVENTS}{time.time_ns()}"
 
     @classmethod
