@@ -43,7 +43,7 @@ function chart(host, series, options) {
     "aria-valuemin": 0, "aria-valuemax": Math.max(0, xs.length - 1), "aria-valuenow": xs.length - 1,
   });
   const cross = svg("g", { visibility: "hidden" });
-  let place, width = 0, at = xs.length - 1;
+  let place, width = 0, at = xs.length - 1, pointed = null;
   host.replaceChildren(slider, readout);
 
   function valuesAt(x) {
@@ -64,6 +64,7 @@ function chart(host, series, options) {
   }
 
   function point(x) {
+    pointed = x;
     const values = valuesAt(x), text = words(x, values);
     readout.replaceChildren(text);
     slider.setAttribute("aria-valuetext", text);
@@ -75,6 +76,7 @@ function chart(host, series, options) {
   }
 
   function unpoint() {
+    pointed = null;
     cross.setAttribute("visibility", "hidden");
     readout.replaceChildren();
   }
@@ -138,6 +140,7 @@ function chart(host, series, options) {
     cross.setAttribute("visibility", "hidden");
     slider.replaceChildren(drawing);
     slider.setAttribute("aria-valuetext", words(xs[at], valuesAt(xs[at])));
+    if (pointed !== null) point(pointed);
 
     function xTicks() {
       if (options.categories) {
