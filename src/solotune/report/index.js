@@ -73,12 +73,15 @@ function compare(runs) {
     chart(host, drawn, { label, unit: "nats a token", x: "step", height: 260, log, group });
   }
   byId("compare-log").onchange = () => compare(runs);
-  const measures = [...new Set(runs.flatMap(run => run.measures.map(measure => measure[0])))];
+  const measures = inOneOrder(runs.map(run => run.measures.map(measure => measure[0])));
   fillTable(byId("compare-measures"), "Measure", names, measures.map(name => [name, runs.map(run => (run.measures.find(measure => measure[0] === name) || [])[1] || "")]), true);
-  const keys = [...new Set(runs.map(run => Object.keys(run.settings)).sort((a, b) => b.length - a.length).flat())];
+  const keys = inOneOrder(runs.map(run => Object.keys(run.settings)));
   const differing = keys.filter(key => new Set(runs.map(run => run.settings[key])).size > 1);
   fillTable(byId("compare-settings"), "Key", names, differing.map(key => [key, runs.map(run => run.settings[key] ?? "not set")]), false);
 }
+
+// All names of several lists, in the order of the longest.
+const inOneOrder = lists => [...new Set([...lists].sort((a, b) => b.length - a.length).flat())];
 
 function fillTable(table, first, names, lines, numbers) {
   const look = numbers ? { class: "n" } : {};
