@@ -323,3 +323,13 @@ def test_a_gguf_with_fewer_bits_may_be_further_away() -> None:
     assert doubled["max_kl"] == 2 * bounds[1]["max_kl"]
     assert doubled["min_greedy_agreement"] == pytest.approx(1 - 2 * (1 - bounds[1]["min_greedy_agreement"]))
     assert all(set(tolerance.of_gguf(ExportConfig(), kind)) == set(bounds[0]) for kind in TYPES)
+
+
+def test_a_disk_without_room_is_told_of_before_anything_is_written(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(".")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(ArtifactError, match=r"free, and the exported models take"):
+        export.run(RUN, merge=True)
+    assert not run_dir.export.exists()

@@ -81,6 +81,12 @@ def tensor_count(base: ModelDir) -> int:
     return sum(len(shards.places(shard)) for shard in base.weight_files())
 
 
+def merged_bytes(base: ModelDir, dtype: str) -> int:
+    """Size of a merged model's weights on the disk."""
+    found = [place for shard in base.weight_files() for place in shards.places(shard).values()]
+    return sum(stored_as(place, dtype).bytes for place in found)
+
+
 def stored_as(place: Place, dtype: str) -> Place:
     """A tensor of the base as the merged model stores it."""
     return Place(shards.NAMES[DTYPES[dtype]], place.shape) if place.is_float else place
@@ -113,9 +119,8 @@ def rewritten(base: ModelDir, dtype: str) -> dict[str, str]:
     files: dict[str, Any] = {base.config.name: config}
     index = base.path / INDEX
     if index.is_file():
-        found = [place for shard in base.weight_files() for place in shards.places(shard).values()]
-        total = sum(stored_as(place, dtype).bytes for place in found)
-        files[INDEX] = json.loads(index.read_text(encoding="utf-8")) | {"metadata": {"total_size": total}}
+        size = {"metadata": {"total_size": merged_bytes(base, dtype)}}
+        files[INDEX] = json.loads(index.read_text(encoding="utf-8")) | size
     tokenizer = json.loads(base.tokenizer_config.read_text(encoding="utf-8"))
     if tokenizer.pop("chat_template", None) is not None:  # some runtimes read this one, and it isn't the run's
         files[base.tokenizer_config.name] = tokenizer

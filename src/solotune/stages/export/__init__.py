@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from solotune import report
+from solotune.artifacts.disk import refuse_without_room
 from solotune.artifacts.files import atomic_folder, record_files, staged_name, write_json
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import Artefact, ExportRecord
@@ -16,6 +17,7 @@ from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir
 from solotune.config.load import load
 from solotune.console import say, stage
 from solotune.errors import ArtifactError
+from solotune.modeling.merge import merged_bytes
 from solotune.stages.export import gguf as gguf_files
 from solotune.stages.export.existing import nothing_half_left, open_export
 from solotune.stages.export.merged import export_merged
@@ -61,6 +63,7 @@ def run(
             raise ArtifactError(f"the base model in {base.path} isn't the one that was trained on", "Fetch that one")
         facts = Facts(run_dir, manifest, config, base, fetched)
         gguf_files.refuse_impossible(facts, types)
+        _refuse_full_disk(facts, merge, types)
         with nothing_half_left(run_dir, before):
             with _scratch(run_dir) as scratch:
                 examples, artefacts = _make(facts, before, merge, merge_base, types, scratch)
@@ -82,6 +85,15 @@ def _refuse_what_is_there(run_dir: RunDir, before: ExportRecord | None, merge: b
         )
     if types and not merge and "merged" not in there:
         raise ArtifactError("a GGUF is made of the merged model, and there is none", "Add `--merge`")
+
+
+def _refuse_full_disk(facts: Facts, merge: bool, types: Sequence[str]) -> None:
+    """Says before anything long is done that what is asked for doesn't fit; all of it lies side by side for a while."""
+    size = merged_bytes(facts.base, facts.config.export.merge_dtype)
+    merges = (2 if facts.config.quantization else 1) if merge else 0
+    files = sum(gguf_files.share_of_16_bits(kind) for kind in types)
+    needed = int(size * (merges + files))
+    refuse_without_room(facts.run_dir.path, needed, "the exported models", "Make room, or export them one by one")
 
 
 def _make(

@@ -10,6 +10,7 @@ from solotune.artifacts.files import differing_files, discard, read_record, remo
 from solotune.artifacts.measured import ExportRecord
 from solotune.artifacts.run_dir import RunDir
 from solotune.errors import ArtifactError
+from solotune.stages.export.gguf import TYPES
 
 
 def open_export(run_dir: RunDir) -> ExportRecord | None:
@@ -54,7 +55,7 @@ def nothing_half_left(run_dir: RunDir, before: ExportRecord | None) -> Iterator[
 def _clear(run_dir: RunDir, record: ExportRecord) -> None:
     """Deletes folders of export/ that only we write and that the record doesn't know."""
     known = {run_dir.path / artefact.path for artefact in record.artefacts.values() if artefact.path}
-    ours = [run_dir.export / "adapter", run_dir.export / "merged", *(run_dir.export / "gguf").glob("*")]
+    ours = [run_dir.export / name for name in ("adapter", "merged", *(f"gguf/{kind}" for kind in TYPES))]
     for folder in ours:
         if folder not in known:
             discard(folder)

@@ -30,6 +30,13 @@ def parse(asked: Sequence[str]) -> tuple[str, ...]:
     return types
 
 
+def share_of_16_bits(kind: str) -> float:
+    """How large a file of this type becomes, beside one with 16 bits; with what it is made of on the way."""
+    if kind in gguf_export.QUANTISED:
+        return 1 + (int(kind[1]) + 1) / 16
+    return {"f32": 2.0, "q8_0": 0.54}.get(kind, 1.0)
+
+
 def refuse_impossible(facts: Facts, types: Sequence[str]) -> None:
     """Raises before anything long is done where llama.cpp's tools are missing or don't know the model."""
     for kind in types:
