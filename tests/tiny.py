@@ -100,7 +100,8 @@ training:
   eval_steps: 3
   save_steps: 2
 evaluation: {{metrics: [exact_match, json_valid], max_new_tokens: 8}}
-export: {{max_loss_difference: 0.05, min_greedy_agreement: 0.8}}  # a random model: the likeliest token hangs on rounding
+# Of a random model the likeliest token hangs on rounding.
+export: {{max_loss_difference: 0.05, min_greedy_agreement: 0.8}}
 """
     )
     return config

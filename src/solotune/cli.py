@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from solotune import __version__, known_errors
+from solotune import known_errors
+from solotune.arguments import parser
 from solotune.console import complain, remember_config, safe, say
 from solotune.errors import Interrupted, SolotuneError
 from solotune.signals import asked_to_end
@@ -27,14 +28,13 @@ Arguments = argparse.Namespace
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     remember_config([])
     before = {number: signal.signal(number, _on_signal) for number in asked_to_end()}
     if os.getppid() == 1:  # a container's only program: after Ctrl-Z nobody could wake it
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     try:
-        command: Callable[[Arguments], None] = arguments.command
-        command(arguments)
+        _COMMANDS[arguments.command](arguments)
     except Interrupted as stop:
         if str(stop):
             complain(str(stop))
@@ -252,146 +252,23 @@ def _tell_loading() -> None:
         say("loading torch and transformers")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="solotune", description="Fine-tune an instruction LLM on one GPU.")
-    parser.add_argument("--version", action="version", version=f"solotune {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(name: str, run: Callable[[Arguments], None], help_: str, *, config: str = "") -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help_, description=help_)
-        command.set_defaults(command=run)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        if config:
-            command.add_argument(
-                "--config", metavar="FILE", required=config == "required", help="a YAML file of configs/"
-            )
-            command.add_argument(
-                "--set",
-                metavar="KEY=VALUE",
-                action="append",
-                default=[],
-                help="overrides a key, e.g. training.max_steps=10",
-            )
-        return command
-
-    add("fetch", _fetch, "bring the base model, by revision (the only step with a network)", config="required")
-    prepare = add("prepare", _prepare, "raw rows -> train, val and test, with a ledger", config="required")
-    how = prepare.add_mutually_exclusive_group()
-    how.add_argument("--replace", action="store_true", help="replace splits made from other rows or settings")
-    how.add_argument("--check", action="store_true", help="verify the splits that are there, and write nothing")
-    how.add_argument("--show", metavar="ID", help="print one row as tokens, with what is trained marked")
-    plan = add("plan", _plan, "will it fit, how many steps, how long", config="required")
-    plan.add_argument("--vram", type=float, metavar="GIB", help="plan for a card of this size instead of the one here")
-    train = add("train", _train, "splits -> adapter", config="optional")
-    train.add_argument("--resume", metavar="RUN", help="go on with an unfinished run")
-    train.add_argument("--run-id", help=argparse.SUPPRESS)
-    train.add_argument("--trial", help=argparse.SUPPRESS)  # verify's: where, and up to which step
-    train.add_argument("--until", type=int, help=argparse.SUPPRESS)
-    train.add_argument("--like", help=argparse.SUPPRESS)  # verify's and reproduce's: the run whose layout is taken
-    evaluate = add("evaluate", _evaluate, "base and adapter on held-out rows")
-    _add_run(evaluate)
-    evaluate.add_argument("--split", choices=("train", "val", "test"), help="instead of the config's evaluation.split")
-    evaluate.add_argument(
-        "--suite",
-        nargs="?",
-        const="",
-        metavar="TASK,…",
-        help="did it forget? Also tasks of lm-evaluation-harness; without a name those of evaluation.suite",
-    )
-    evaluate.add_argument(
-        "--set",
-        metavar="evaluation.KEY=VALUE",
-        action="append",
-        default=[],
-        type=_of_evaluation,
-        help="overrides what the run's config says of evaluation",
-    )
-    export = add("export", _export, "what people serve, with proof that it behaves like the adapter")
-    _add_run(export)
-    export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
-    export.add_argument(
-        "--merge-base",
-        choices=("dequantised", "original"),
-        type=lambda text: text.replace("dequantized", "dequantised"),
-        help="the weights that a QLoRA adapter is merged into, instead of those that the figures recommend",
-    )
-    export.add_argument(
-        "--gguf",
-        nargs="?",
-        const="q8_0",
-        action="append",
-        default=[],
-        metavar="TYPE,…",
-        help="also make GGUF files of the merged model: q8_0, f16, q4_k_m, …",
-    )
-    export.add_argument(
-        "--set", metavar="export.KEY=VALUE", action="append", default=[], type=_of_export, help="overrides a bound"
-    )
-    add("pipeline", _pipeline, "fetch, prepare, plan, train, evaluate, export --merge", config="required")
-    verify = add("verify", _verify, "is a run the same made twice, and stopped and resumed? To the bit")
-    _add_run(verify)
-    verify.add_argument("--steps", type=_at_least_two, default=4, metavar="NUMBER", help="of each training; 4")
-    reproduce = add("reproduce", _reproduce, "make a whole run again, and say what differs today")
-    _add_run(reproduce)
-    chat = add("chat", _chat, "talk to base and adapter side by side")
-    _add_run(chat)
-    chat.add_argument(
-        "--temperature", type=_not_negative, default=0.0, metavar="NUMBER", help="0, if not given: the likeliest token"
-    )
-    chat.add_argument("--seed", type=int, default=0, metavar="NUMBER", help="of what is drawn at a temperature; 0")
-    chat.add_argument("--max-new-tokens", type=_at_least_one, metavar="NUMBER", help="of an answer; the config's")
-    serve = add("serve", _serve, "the merged model behind an OpenAI-compatible endpoint of this machine")
-    _add_run(serve)
-    serve.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
-    serve.add_argument("--port", type=int, default=8000, metavar="NUMBER", help="8000, if not given")
-    serve.add_argument("--vllm", action="store_true", help="print the command that serves it with vLLM's own image")
-    add("runs", _runs, "list the runs and what they measured")
-    report = add("report", _report, "pages that open in any browser: one of each run, one of all")
-    report.add_argument("--run", metavar="RUN", help="of this run only: run id, a unique prefix of it, or latest")
-    board = add("tensorboard", _tensorboard, "the curves of all runs in a browser, live")
-    board.add_argument("--host", default="127.0.0.1", help="where to listen; in a container 0.0.0.0")
-    board.add_argument("--port", type=int, default=6006, metavar="NUMBER", help="6006, if not given")
-    doctor = add("doctor", _doctor, "check this machine, each finding with its fix")
-    doctor.add_argument("--json", action="store_true", help="the findings as JSON, for a bug report")
-    return parser
-
-
-def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--run", metavar="RUN", required=True, help="run id, a unique prefix of it, or latest")
-
-
-def _of_export(text: str) -> str:
-    if not text.startswith("export."):
-        raise argparse.ArgumentTypeError(f"{text!r}: the rest of the config is what the run was trained with")
-    return text
-
-
-def _at_least_two(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 2")
-    return int(text)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 1")
-    return int(text)
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of at least 0")
-    return value
-
-
-def _of_evaluation(text: str) -> str:
-    if not text.startswith("evaluation."):
-        raise argparse.ArgumentTypeError(f"{text!r}: the rest of the config is what the run was trained with")
-    return text
+_COMMANDS: dict[str, Callable[[Arguments], None]] = {
+    "chat": _chat,
+    "doctor": _doctor,
+    "evaluate": _evaluate,
+    "export": _export,
+    "fetch": _fetch,
+    "pipeline": _pipeline,
+    "plan": _plan,
+    "prepare": _prepare,
+    "report": _report,
+    "reproduce": _reproduce,
+    "runs": _runs,
+    "serve": _serve,
+    "tensorboard": _tensorboard,
+    "train": _train,
+    "verify": _verify,
+}
 
 
 def _on_signal(number: int, frame: object) -> None:

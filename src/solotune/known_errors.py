@@ -250,8 +250,9 @@ _ROWS = (
         "gpu-memory",
         (r"CUDA out of memory", r"\bOutOfMemoryError\b"),
         "the GPU's memory is full",
-        "`invoke plan --config CONFIG` says what needs how much; lower training.per_device_train_batch_size or training.max_length, "
-        "or close what else uses the GPU (`nvidia-smi`; in Windows Task Manager > Performance > GPU)",
+        "`invoke plan --config CONFIG` says what needs how much; lower training.per_device_train_batch_size or "
+        "training.max_length, or close what else uses the GPU (`nvidia-smi`; in Windows Task Manager > Performance > "
+        "GPU)",
     ),
     _Row(
         "pinned-memory",  # microsoft/WSL#14078, #8447

@@ -12,7 +12,7 @@ import pytest
 import tasks
 
 from solotune import __version__
-from solotune.cli import _parser
+from solotune.arguments import parser
 from solotune.config.load import load
 from solotune.config.reference import markdown
 from solotune.config.schema import RunConfig
@@ -62,7 +62,7 @@ def test_every_script_in_the_readme_exists_and_takes_its_flags() -> None:
     assert [Path(c[1]).stem for c in found] == list(verbs)
     for command in found:
         assert (ROOT / command[1]).is_file()
-        _parser().parse_args([verbs[Path(command[1]).stem], *command[2:]])
+        parser().parse_args([verbs[Path(command[1]).stem], *command[2:]])
 
 
 def test_the_smoke_runs_table_is_there() -> None:

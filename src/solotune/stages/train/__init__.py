@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from solotune import environment
+from solotune import environment, report
 from solotune.artifacts.checkpoints import Checkpoints
 from solotune.artifacts.disk import trouble_in_one_line
 from solotune.artifacts.files import (
@@ -228,6 +228,7 @@ def _train(
             return
         _finish(config, run_dir, manifest, inputs, trainer, log)  # what is left takes a moment: it isn't broken off
     if not trial:
+        report.write(run_dir)
         say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ def _encode(
         rows_too_long=[row.id for row in overflow if row.action == "dropped"],
         tokens=fitting.tokens_in_all,
         trained_tokens=fitting.trained_tokens,
+        by_length=sorted(Counter(fitting.lengths.tolist()).items()),
         rows_truncated=[row.id for row in overflow if row.action == "truncated"],
         tokens_lost=sum(row.tokens_lost for row in overflow),
     )
