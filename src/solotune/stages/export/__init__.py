@@ -20,7 +20,7 @@ from solotune.errors import ArtifactError
 from solotune.modeling.merge import merged_bytes
 from solotune.stages.export import gguf as gguf_files
 from solotune.stages.export.existing import nothing_half_left, open_export
-from solotune.stages.export.merged import export_merged
+from solotune.stages.export.merged import export_merged, refuse_no_base
 from solotune.stages.export.model_card import Facts, adapter_card
 from solotune.stages.export.yardstick import Yardstick
 
@@ -62,6 +62,7 @@ def run(
         if fetched.files != manifest.base_model:
             raise ArtifactError(f"the base model in {base.path} isn't the one that was trained on", "Fetch that one")
         facts = Facts(run_dir, manifest, config, base, fetched)
+        refuse_no_base(facts, merge_base)
         gguf_files.refuse_impossible(facts, types)
         _refuse_full_disk(facts, merge, types)
         with nothing_half_left(run_dir, before):

@@ -26,6 +26,14 @@ class _Candidate(NamedTuple):
     artefact: Artefact
 
 
+def refuse_no_base(facts: Facts, wanted: str | None) -> None:
+    """Raises ArtifactError for a merge base that the run doesn't have."""
+    if wanted not in (None, *_bases(facts)):
+        raise ArtifactError(
+            f"run {facts.run_dir.run_id} is no QLoRA, its base was never quantised", "Leave --merge-base out"
+        )
+
+
 def export_merged(facts: Facts, yardstick: Yardstick, scratch: Path, wanted: str | None) -> dict[str, Artefact]:
     """Writes each merge that the run can have, measures it, and keeps one.
 
@@ -39,14 +47,9 @@ def export_merged(facts: Facts, yardstick: Yardstick, scratch: Path, wanted: str
         `merged`, and with QLoRA the other one as `merged-original` or `merged-dequantised`.
 
     Raises:
-        ArtifactError: the run has no such merge base.
         ProofError: a merge isn't base + adapter, or the one to keep is beyond the tolerance.
     """
-    bases = ("dequantised", "original") if facts.config.quantization else ("original",)
-    if wanted not in (None, *bases):
-        raise ArtifactError(
-            f"run {facts.run_dir.run_id} is no QLoRA, its base was never quantised", "Leave --merge-base out"
-        )
+    bases = _bases(facts)
     made = {base: _merge(facts, yardstick, base, scratch / f"merged-{base}") for base in bases}
     best = min(bases, key=lambda base: _distance(made[base].artefact))
     kept = wanted or best
@@ -66,6 +69,10 @@ def export_merged(facts: Facts, yardstick: Yardstick, scratch: Path, wanted: str
         files = record_files(folder)
     say(f"merged model, on the {kept} weights: {place}")
     return found | {"merged": msgspec.structs.replace(found["merged"], path="export/merged", files=files)}
+
+
+def _bases(facts: Facts) -> tuple[str, ...]:
+    return ("dequantised", "original") if facts.config.quantization else ("original",)
 
 
 def _merge(facts: Facts, yardstick: Yardstick, kind: str, folder: Path) -> _Candidate:
