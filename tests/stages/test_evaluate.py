@@ -60,7 +60,7 @@ def test_base_and_adapter_are_measured_compared_and_written(
     assert loss.noise is None
     assert set(report.comparison_by_tag) == {"even", "odd"} == set(report.adapter.by_tag)
     assert set(report.comparison) == {"loss", "exact_match", "json_valid"} == set(report.comparison_by_tag["odd"])
-    assert f"adapter beside base: {loss.verdict}: loss" in said
+    assert f"adapter beside base: {loss.verdict}: loss ({loss.difference:+.4f})" in said
     assert RunDir(finished_run).page.is_file()
 
 

@@ -60,7 +60,11 @@ def _verdicts(report: EvalReport) -> Iterator[str]:
 
 
 def _in_words(compared: Mapping[str, Comparison]) -> str:
-    by_verdict = {v: [what for what, c in compared.items() if c.verdict == v] for v in _VERDICTS}
+    # How much, since with many rows a difference that nobody would notice is one, too.
+    shown = {
+        what: what if c.verdict == "cannot tell" else f"{what} ({c.difference:+.4f})" for what, c in compared.items()
+    }
+    by_verdict = {v: [shown[what] for what, c in compared.items() if c.verdict == v] for v in _VERDICTS}
     return "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names)
 
 
