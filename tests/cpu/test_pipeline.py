@@ -344,7 +344,7 @@ def test_the_four_scripts_take_raw_rows_to_a_merged_model(prepared: Path) -> Non
         )
         assert done.returncode == 0, done.stderr
     assert all(Path(f"data/splits/{split}.jsonl").stat().st_size for split in ("train", "val", "test"))
-    (run_path,) = Path("runs").iterdir()
+    (run_path,) = (path for path in Path("runs").iterdir() if path.is_dir())
     report = json.loads((run_path / "eval_report.json").read_text())
     assert {"loss", "perplexity"} <= report["adapter"].keys()
     assert (run_path / "export" / "merged" / "model.safetensors").is_file()
