@@ -10,8 +10,8 @@ Tolerance = dict[str, float]
 _BY_BITS = {
     8: {"max_loss_difference": 0.02, "max_kl": 0.02, "min_greedy_agreement": 0.96},
     6: {"max_loss_difference": 0.03, "max_kl": 0.04, "min_greedy_agreement": 0.94},
-    5: {"max_loss_difference": 0.05, "max_kl": 0.08, "min_greedy_agreement": 0.92},
-    4: {"max_loss_difference": 0.1, "max_kl": 0.2, "min_greedy_agreement": 0.88},
+    5: {"max_loss_difference": 0.08, "max_kl": 0.08, "min_greedy_agreement": 0.92},
+    4: {"max_loss_difference": 0.12, "max_kl": 0.2, "min_greedy_agreement": 0.88},
     3: {"max_loss_difference": 0.3, "max_kl": 0.5, "min_greedy_agreement": 0.8},
     2: {"max_loss_difference": 1.0, "max_kl": 1.5, "min_greedy_agreement": 0.6},
 }
