@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +17,9 @@ import gguf
 
 from solotune.artifacts.files import fsync_file, fsync_folder, staged_name
 from solotune.artifacts.model_dir import ModelDir
+from solotune.console import safe
 from solotune.errors import MachineError, ModelError, ProofError
+from solotune.modeling import llama_programs
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.llama_cpp import INSTALL
 
@@ -130,15 +129,14 @@ def _converter() -> str:
 
 
 def _convert(folder: Path, *arguments: str) -> None:
-    # -I: a folder `conversion` where the user stands must not be taken for the converter's package of that name.
-    program = [sys.executable, "-I", "-m", "solotune.modeling.llama_programs.convert"]
+    program = llama_programs.command("convert")
     _run([*program, str(folder), *arguments], "llama.cpp's converter can't convert this model")
 
 
 def _quantiser(outtype: str) -> tuple[list[str], str]:
     """A command with {source} and {target}, and what to call it."""
     if find_spec("cyllama") is not None:
-        program = [sys.executable, "-I", "-m", "solotune.modeling.llama_programs.quantize"]
+        program = llama_programs.command("quantize")
         ftype = gguf.LlamaFileType[f"MOSTLY_{outtype.upper()}"]
         return [*program, "{source}", "{target}", str(int(ftype))], f"cyllama {importlib.metadata.version('cyllama')}"
     if found := shutil.which("llama-quantize"):
@@ -149,14 +147,11 @@ def _quantiser(outtype: str) -> tuple[list[str], str]:
 
 
 def _run(command: Sequence[str], failed: str) -> None:
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, **offline}
-    )
+    done = llama_programs.run(command)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].rpartition("failed to quantize: ")[2] if lines else f"exit code {done.returncode}"
-        raise ModelError(f"{failed}: {reason}")
+        raise ModelError(f"{failed}: {safe(reason, 400)}")
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,7 +19,7 @@ import torch
 
 from solotune.config.schema import RunConfig
 from solotune.errors import MachineError
-from solotune.modeling import llama_cpp
+from solotune.modeling import llama_cpp, llama_programs
 from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
 from solotune.modeling.likelihood import RowScore
 from solotune.modeling.template import MessageLike
@@ -198,9 +196,8 @@ def serving_mismatches(path: Path, encoder: ChatEncoder, chats: Sequence[Sequenc
     """
     _installed()
     messages = [[{"role": m.role, "content": m.content} for m in chat] for chat in chats]
-    program = [sys.executable, "-I", "-m", "solotune.modeling.llama_programs.serving"]
     asked = json.dumps({"path": str(path), "chats": messages})
-    done = subprocess.run(program, input=asked, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    done = llama_programs.run(llama_programs.command("serving"), asked, seconds=600)
     if done.returncode:
         return ServingMismatches(list(range(len(chats))), [], _reason(done.stderr) or f"exit code {done.returncode}")
     served = json.loads(done.stdout.splitlines()[-1])

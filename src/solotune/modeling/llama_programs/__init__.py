@@ -1,1 +1,45 @@
 """llama.cpp's tools, each as a program of its own: what they import, log and abort stays out of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import solotune
+
+
+def command(name: str) -> list[str]:
+    """How to start one of the programs of this folder."""
+    # -P: a folder `conversion` where the user stands must not be taken for the converter's package of that name.
+    return [sys.executable, "-P", "-m", f"{__name__}.{name}"]
+
+
+def run(program: Sequence[str], asked: str = "", seconds: int = 4 * 3600) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end, offline; what it says is kept.
+
+    Args:
+        asked: its standard input.
+        seconds: after which it has failed: a chat template can loop for ever.
+    """
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(Path(solotune.__file__).resolve().parents[1]),  # as in the image, and nothing else
+    }
+    try:
+        return subprocess.run(
+            program,
+            input=asked,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            env=environment,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(list(program), 1, "", f"it took more than {seconds:,} s")
