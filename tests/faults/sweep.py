@@ -214,7 +214,7 @@ class _Machine:
             command = ["train", "--resume", RUN]
         elif stage == "train" and run.exists():
             command = []  # finished, whatever was said
-        elif stage == "export" and (run / "export" / "export.json").exists():
+        elif stage == "export" and '"merged"' in _text(run / "export" / "export.json"):
             command = []
         code = _run(command, work, log) if command else 0
         text = log.read_text(errors="replace")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from solotune.artifacts.files import FileRecord
+from solotune.artifacts.files import FileRecord, differing_files
 
 
 class MetricSummary(msgspec.Struct, frozen=True):
@@ -179,6 +180,10 @@ class Divergence(msgspec.Struct, frozen=True):
     """Share of the adapter's probability that the KL was computed on."""
 
 
+YOURS = ("README.md", "Modelfile")
+"""Files of an export that people fill in before they pass it on."""
+
+
 class Artefact(msgspec.Struct, frozen=True):
     """One exported thing and what was measured on it, as written to disk."""
 
@@ -199,6 +204,17 @@ class Artefact(msgspec.Struct, frozen=True):
     """What it didn't pass, in words."""
     made_by: str | None = None
     """Program and version, where it wasn't solotune."""
+
+
+def damage_of(artefact: Artefact, run: Path) -> list[str]:
+    """What in an artefact's folder isn't as it was written and measured, in words; empty: nothing, or none was kept."""
+    if artefact.path is None:
+        return []
+    folder = run / artefact.path
+    measured = {name: record for name, record in artefact.files.items() if name not in YOURS}
+    there = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    strange = [name for name in there if name not in artefact.files and name not in YOURS]
+    return [*differing_files(folder, measured, hashes=True), *(f"{name} wasn't exported" for name in strange)]
 
 
 class ExportRecord(msgspec.Struct, frozen=True):

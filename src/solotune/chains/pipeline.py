@@ -76,7 +76,8 @@ def _print_summary(run_dir: RunDir, seconds: float) -> None:
         ),
     }
     for name, summary in report.adapter.metrics.items():
-        figures[name] = (f"{report.base.metrics[name].value:.3f}", f"{summary.value:.3f}", "")
+        base = report.base.metrics.get(name)  # a metric may apply to none of its answers
+        figures[name] = (f"{base.value:.3f}" if base else "", f"{summary.value:.3f}", "")
     columns = ["base", "adapter", "merged"][: 3 if same_rows else 2]
     rows = [[name, *values[: len(columns)]] for name, values in figures.items()]
     table(["", *columns], rows, f"{report.examples} held-out rows of {report.split}")

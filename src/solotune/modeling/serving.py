@@ -7,6 +7,7 @@ model, no route that loads another, no host name but this machine's, and prompts
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,9 @@ class _OneModel(ModelManager):
 
     def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         config = self._config
-        model = load_plain_model(
-            str(self._folder), config.export.merge_dtype, config.device, config.model.attn_implementation
-        )
+        # As it is stored, which need not be what the config says: an export can be asked for another.
+        dtype = json.loads(ModelDir(self._folder).config.read_text(encoding="utf-8"))["dtype"]
+        model = load_plain_model(str(self._folder), dtype, config.device, config.model.attn_implementation)
         # OpenAI's defaults, and nothing that the base model came with: at temperature 0 it says what was measured.
         model.generation_config = GenerationConfig(
             do_sample=True, top_k=0, eos_token_id=sorted(self._encoder.stop_ids), pad_token_id=self._encoder.pad_id

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from solotune.artifacts.files import differing_files, read_record
-from solotune.artifacts.measured import Artefact, ExportRecord
+from solotune.artifacts.files import read_record
+from solotune.artifacts.measured import Artefact, ExportRecord, damage_of
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
@@ -28,7 +28,7 @@ def exported(run_dir: RunDir) -> dict[str, Artefact]:
     record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
     found = {name: one for name, one in record.artefacts.items() if name != "adapter" and one.path is not None}
     for artefact in found.values():
-        damage = differing_files(run_dir.path / str(artefact.path), artefact.files, hashes=True)
+        damage = damage_of(artefact, run_dir.path)
         if damage:
             raise ArtifactError(
                 f"{run_dir.path / str(artefact.path)} isn't what was exported: {'; '.join(damage)}",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from solotune import report
 from solotune.artifacts.disk import refuse_without_room
-from solotune.artifacts.files import atomic_folder, record_files, staged_name, write_json
+from solotune.artifacts.files import atomic_folder, record_files, staged_name, write_json, write_text
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import Artefact, ExportRecord
 from solotune.artifacts.model_dir import ModelDir
@@ -65,11 +65,10 @@ def run(
         refuse_no_base(facts, merge_base)
         gguf_files.refuse_impossible(facts, types)
         _refuse_full_disk(facts, merge, types)
-        with nothing_half_left(run_dir, before):
+        with nothing_half_left(run_dir):
             with _scratch(run_dir) as scratch:
-                examples, artefacts = _make(facts, before, merge, merge_base, types, scratch)
-            record = ExportRecord(SCHEMA_VERSION, run_dir.run_id, examples, artefacts)
-            write_json(run_dir.export_record, record)
+                record = _make(facts, before, merge, merge_base, types, scratch)
+            write_json(run_dir.export_record, record)  # nothing to be cleared away is left
         say(f"record: {run_dir.export_record}")
         report.write(run_dir)
     return record
@@ -99,22 +98,30 @@ def _refuse_full_disk(facts: Facts, merge: bool, types: Sequence[str]) -> None:
 
 def _make(
     facts: Facts, before: ExportRecord | None, merge: bool, merge_base: str | None, types: Sequence[str], scratch: Path
-) -> tuple[int, dict[str, Artefact]]:
-    """Writes and measures what is asked for; returns how many rows it was measured on, and all artefacts."""
+) -> ExportRecord:
+    """Writes and measures what is asked for. What passed is on record before what comes after it is begun."""
     artefacts = dict(before.artefacts) if before else {}
-    examples, of_adapter = before.examples if before else 0, {}
+    examples, of_adapter, is_new = before.examples if before else 0, {}, "adapter" not in artefacts
     if merge or types:
         # What is added later is measured on the rows that the rest was measured on.
         yardstick = Yardstick.measure(facts, examples or facts.config.export.proof_examples, scratch)
         examples, of_adapter = yardstick.examples, yardstick.of_adapter
+
+    def record() -> ExportRecord:
+        return ExportRecord(SCHEMA_VERSION, facts.run_dir.run_id, examples, artefacts)
+
+    if is_new:
+        artefacts["adapter"] = _export_adapter(facts, of_adapter)
     if merge:
+        write_json(facts.run_dir.export_record, record())
         artefacts |= export_merged(facts, yardstick, scratch, merge_base)
     for kind in types:
+        write_json(facts.run_dir.export_record, record())
         made_of = artefacts["merged"].merge_base
         artefacts[f"gguf-{kind}"] = gguf_files.export_gguf(facts, yardstick, scratch, kind, made_of)
-    if "adapter" not in artefacts:
-        artefacts["adapter"] = _export_adapter(facts, artefacts, of_adapter)
-    return examples, artefacts
+    if is_new:
+        _write_card(facts, artefacts)
+    return record()
 
 
 @contextmanager
@@ -127,12 +134,17 @@ def _scratch(run_dir: RunDir) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _export_adapter(facts: Facts, artefacts: dict[str, Artefact], measured: dict[str, float]) -> Artefact:
+def _export_adapter(facts: Facts, measured: dict[str, float]) -> Artefact:
     place = facts.run_dir.export / "adapter"
     with atomic_folder(place) as folder:
         for file in facts.run_dir.adapter.iterdir():
             shutil.copyfile(file, folder / file.name)
-        (folder / "README.md").write_text(adapter_card(facts, artefacts), encoding="utf-8")
         files = record_files(folder)
+    _write_card(facts, {})
     say(f"adapter for PEFT and vLLM: {place}")
     return Artefact("export/adapter", files, None, measured, {}, None)
+
+
+def _write_card(facts: Facts, artefacts: dict[str, Artefact]) -> None:
+    """The adapter's, with what was measured on the models made of it."""
+    write_text(facts.run_dir.export / "adapter" / "README.md", adapter_card(facts, artefacts))

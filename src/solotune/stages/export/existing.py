@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from solotune.artifacts.files import differing_files, discard, read_record, remove_staged
-from solotune.artifacts.measured import ExportRecord
+from solotune.artifacts.files import discard, read_record, remove_staged
+from solotune.artifacts.measured import ExportRecord, damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.errors import ArtifactError
 from solotune.stages.export.gguf import TYPES
@@ -23,16 +22,14 @@ def open_export(run_dir: RunDir) -> ExportRecord | None:
     """
     remove_staged(run_dir.path)
     if not run_dir.export_record.exists():
-        shutil.rmtree(run_dir.export, ignore_errors=True)
+        _clear(run_dir, None)
         return None
-    record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
+    record = _read(run_dir)
     for artefact in record.artefacts.values():
-        if artefact.path is None:
-            continue
-        damage = differing_files(run_dir.path / artefact.path, artefact.files, hashes=True)
+        damage = damage_of(artefact, run_dir.path)
         if damage:
             raise ArtifactError(
-                f"{run_dir.path / artefact.path} isn't what was exported: {'; '.join(damage)}",
+                f"{run_dir.path / str(artefact.path)} isn't what was exported: {'; '.join(damage)}",
                 f"Delete the export to make it again: `rm -r {run_dir.export}`",
             )
     _clear(run_dir, record)
@@ -40,24 +37,29 @@ def open_export(run_dir: RunDir) -> ExportRecord | None:
 
 
 @contextmanager
-def nothing_half_left(run_dir: RunDir, before: ExportRecord | None) -> Iterator[None]:
-    """Takes away what a failed export wrote, and leaves what was there before."""
+def nothing_half_left(run_dir: RunDir) -> Iterator[None]:
+    """Takes away what a failed export wrote, and leaves what its record says is whole."""
     try:
         yield
     except BaseException:
-        if before is None:
-            shutil.rmtree(run_dir.export, ignore_errors=True)
-        else:
-            _clear(run_dir, before)
+        _clear(run_dir, _read(run_dir) if run_dir.export_record.exists() else None)
         raise
 
 
-def _clear(run_dir: RunDir, record: ExportRecord) -> None:
-    """Deletes folders of export/ that only we write and that the record doesn't know."""
-    known = {run_dir.path / artefact.path for artefact in record.artefacts.values() if artefact.path}
+def _read(run_dir: RunDir) -> ExportRecord:
+    return read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
+
+
+def _clear(run_dir: RunDir, record: ExportRecord | None) -> None:
+    """Deletes folders of export/ that only we write and that the record doesn't know; what else is there is yours."""
+    artefacts = record.artefacts.values() if record else ()
+    known = {run_dir.path / artefact.path for artefact in artefacts if artefact.path}
     ours = [run_dir.export / name for name in ("adapter", "merged", *(f"gguf/{kind}" for kind in TYPES))]
     for folder in ours:
         if folder not in known:
             discard(folder)
     for folder in (run_dir.export, run_dir.export / "gguf"):
         remove_staged(folder)
+    for folder in (run_dir.export / "gguf", run_dir.export):
+        with suppress(OSError):  # it isn't empty, or not there
+            folder.rmdir()

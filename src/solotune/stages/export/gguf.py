@@ -78,7 +78,7 @@ def export_gguf(facts: Facts, yardstick: Yardstick, scratch: Path, kind: str, me
     found = artefact.divergence
     assert found is not None
     say(
-        f"{name}: loss {artefact.measured['loss']:.4f} beside the adapter's {yardstick.adapter_loss:.4f}, "
+        f"{name}: loss {artefact.measured['loss']:.4f} beside the adapter's {yardstick.trained.adapter_loss:.4f}, "
         f"KL {found.kl_mean:.2e}, the same likeliest token at {found.greedy_agreement:.2%} of the positions: {place}"
     )
     return artefact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def _merge(facts: Facts, yardstick: Yardstick, kind: str, folder: Path) -> _Cand
     if proof.faults:
         raise ProofError(
             f"the merged model on the disk isn't what was trained: {'; '.join(proof.faults)}",
-            "Nothing was exported; serve the adapter, and report this with the run's manifest.json",
+            "No merged model was exported; serve the adapter, and report this with the run's manifest.json",
         )
     say(f"{changed} layers merged, each proven to be its base's {kind} weight and the adapter's change")
     artefact = yardstick.measure_merged(f"merged ({kind})", folder, tolerance.of_merged(facts.config.export))
@@ -100,15 +101,15 @@ def _merge(facts: Facts, yardstick: Yardstick, kind: str, folder: Path) -> _Cand
 
 
 def _distance(artefact: Artefact) -> tuple[bool, float]:
-    """The less, the more like the adapter."""
+    """The less, the more like the adapter; a model whose KL is no number is furthest."""
     found = artefact.divergence
     assert found is not None
-    assert found.kl_mean is not None
-    return bool(artefact.failed), found.kl_mean
+    return bool(artefact.failed), math.inf if found.kl_mean is None else found.kl_mean
 
 
 def _show(yardstick: Yardstick, made: dict[str, _Candidate], best: str) -> None:
-    rows = [["base", f"{yardstick.base_loss:.4f}", *[""] * 4], ["adapter", f"{yardstick.adapter_loss:.4f}", *[""] * 4]]
+    trained = {"base": yardstick.trained.base_loss, "adapter": yardstick.trained.adapter_loss}
+    rows = [[name, f"{loss:.4f}", "", "", "", ""] for name, loss in trained.items()]
     for kind, candidate in made.items():
         found = candidate.artefact.divergence
         assert found is not None
@@ -116,14 +117,18 @@ def _show(yardstick: Yardstick, made: dict[str, _Candidate], best: str) -> None:
             [
                 f"merged, {kind} weights{' (recommended)' if kind == best and len(made) > 1 else ''}",
                 f"{candidate.artefact.measured['loss']:.4f}",
-                f"{found.kl_mean:.2e}",
-                f"{found.max_logit_difference:.3f}",
-                f"{found.mean_logit_difference:.4f}",
+                _shown(found.kl_mean, ".2e"),
+                _shown(found.max_logit_difference, ".3f"),
+                _shown(found.mean_logit_difference, ".4f"),
                 f"{found.greedy_agreement:.2%}",
             ]
         )
     head = ["", "loss", "KL", "largest logit difference", "mean", "same likeliest token"]
     table(head, rows, f"read back from disk, on {yardstick.examples} held-out rows beside the adapter")
+
+
+def _shown(value: float | None, spec: str) -> str:
+    return "no number" if value is None else format(value, spec)
 
 
 def _refuse_beyond_tolerance(made: dict[str, _Candidate], kept: str) -> None:
@@ -134,5 +139,5 @@ def _refuse_beyond_tolerance(made: dict[str, _Candidate], kept: str) -> None:
     fix = f"`--merge-base {passing[0]}` passes" if passing else "Serve the adapter"
     raise ProofError(
         f"the merge into the {kept} weights isn't close enough to the adapter: {'; '.join(failed)}",
-        f"Nothing was exported. {fix}; or set the bound that you can live with, e.g. `--set export.max_kl=0.1`",
+        f"It wasn't exported. {fix}; or set the bound that you can live with, e.g. `--set export.max_kl=0.1`",
     )

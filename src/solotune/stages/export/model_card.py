@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from solotune import __version__
-from solotune.artifacts.measured import Artefact, Comparison, EvalReport
+from solotune.artifacts.measured import Artefact, Comparison, EvalReport, MetricSummary
 from solotune.artifacts.model_dir import ModelDir, ModelManifest
 from solotune.artifacts.run_dir import RunDir, RunManifest
 from solotune.config.schema import RunConfig
@@ -134,21 +134,18 @@ def _evaluated(report: EvalReport | None) -> list[str]:
         ["loss (nats a token)", f"{report.base.loss:.4f}", f"{report.adapter.loss:.4f}", _difference(report, "loss")]
     ]
     for name, adapter in report.adapter.metrics.items():
-        base = report.base.metrics[name]
-        rows.append(
-            [
-                _text(name),
-                f"{base.value:.3f} [{base.ci95[0]:.3f}, {base.ci95[1]:.3f}]",
-                f"{adapter.value:.3f} [{adapter.ci95[0]:.3f}, {adapter.ci95[1]:.3f}]",
-                _difference(report, name),
-            ]
-        )
+        base = report.base.metrics.get(name)  # a metric may apply to none of its answers
+        rows.append([_text(name), _summary(base), _summary(adapter), _difference(report, name)])
     head = ["", "base", "adapter", "difference"]
     return [
         f"## Measured on {report.split}",
         f"{report.examples} held-out rows, {report.tokens:,} assistant tokens; 95 % intervals by bootstrap.",
         _table(head, rows),
     ]
+
+
+def _summary(found: MetricSummary | None) -> str:
+    return f"{found.value:.3f} [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]" if found else ""
 
 
 def _difference(report: EvalReport, name: str) -> str:

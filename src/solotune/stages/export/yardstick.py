@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from solotune.artifacts.measured import Artefact
+import msgspec
+
+from solotune.artifacts.measured import Artefact, Divergence
 from solotune.console import Progress
 from solotune.harness.divergence import Remembered, diverge, remember
 from solotune.harness.held_out import HeldOut
@@ -21,7 +25,7 @@ from solotune.modeling.lora import load_adapter
 from solotune.modeling.subject import Subject, TorchSubject
 from solotune.modeling.template import MessageLike
 from solotune.stages.export.model_card import Facts
-from solotune.stages.export.tolerance import Tolerance, failures
+from solotune.stages.export.tolerance import Tolerance, Trained, failures
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,7 @@ class Yardstick:
     facts: Facts
     held_out: HeldOut
     remembered: Remembered
-    base_loss: float
-    adapter_loss: float
+    trained: Trained
 
     @classmethod
     def measure(cls, facts: Facts, examples: int, scratch: Path) -> Yardstick:
@@ -49,11 +52,14 @@ class Yardstick:
         model = load_adapter(load_base_model(facts.base, config), facts.run_dir.adapter)
         subject = TorchSubject(model, held_out.encoder, config)
         remembered = remember("adapter", subject, held_out, scratch)
-        with model.disable_adapter(), Progress("base: scoring", len(held_out), "rows") as bar:
-            base = subject.score(held_out.encoded, bar.advance)
+        with model.disable_adapter():
+            with Progress("base: scoring", len(held_out), "rows") as bar:
+                base = subject.score(held_out.encoded, bar.advance)
+            of_base = diverge(remembered, "base", subject, held_out, base)
         del model, subject
         _give_memory_back()
-        return cls(facts, held_out, remembered, loss(base), loss(remembered.scores))
+        assert of_base.kl_mean is not None
+        return cls(facts, held_out, remembered, Trained(loss(remembered.scores), loss(base), of_base.kl_mean))
 
     @property
     def examples(self) -> int:
@@ -66,7 +72,8 @@ class Yardstick:
     @property
     def of_adapter(self) -> dict[str, float]:
         """As export.json has it."""
-        return {"loss": self.adapter_loss, "perplexity": perplexity(self.adapter_loss), "base_loss": self.base_loss}
+        own = self.trained.adapter_loss
+        return {"loss": own, "perplexity": _finite(perplexity(own)), "base_loss": self.trained.base_loss}
 
     def prompts(self) -> list[Sequence[MessageLike]]:
         """The held-out chats up to the last answer, but for those that hold the text of a control token.
@@ -103,15 +110,30 @@ class Yardstick:
             scores = subject.score(self.held_out.encoded, bar.advance)
         divergence = diverge(self.remembered, name, subject, self.held_out, scores)
         own = loss(scores)
-        failed = failures(own, self.base_loss, self.adapter_loss, divergence, tolerance)
+        failed = failures(own, self.trained, divergence, tolerance)
         measured = {
-            "loss": own,
-            "perplexity": perplexity(own),
-            "adapter_loss": self.adapter_loss,
-            "base_loss": self.base_loss,
-            "difference": own - self.adapter_loss,
+            "loss": _finite(own),
+            "perplexity": _finite(perplexity(own)),
+            "adapter_loss": self.trained.adapter_loss,
+            "base_loss": self.trained.base_loss,
+            "base_kl": self.trained.base_kl,
+            "difference": _finite(own - self.trained.adapter_loss),
         }
-        return Artefact(None, {}, None, measured, tolerance, not failed, divergence, failed=failed)
+        return Artefact(None, {}, None, measured, tolerance, not failed, _told(divergence), failed=failed)
+
+
+def _finite(value: float) -> float:
+    """JSON has no word for what a broken model scores; `failed` says what it was."""
+    return value if math.isfinite(value) else sys.float_info.max
+
+
+def _told(found: Divergence) -> Divergence:
+    changed = {
+        name: None
+        for name in ("max_logit_difference", "mean_logit_difference", "kl_mean", "kl_max")
+        if (value := getattr(found, name)) is not None and not math.isfinite(value)
+    }
+    return msgspec.structs.replace(found, **changed)
 
 
 class MeasuredGguf(NamedTuple):

@@ -7,8 +7,8 @@ import importlib.util
 import socket
 from pathlib import Path
 
-from solotune.artifacts.files import differing_files, read_record
-from solotune.artifacts.measured import ExportRecord
+from solotune.artifacts.files import read_record
+from solotune.artifacts.measured import ExportRecord, damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.console import say
@@ -65,7 +65,7 @@ def _proven(run_dir: RunDir) -> Path:
     if merged is None or merged.path is None:
         raise ArtifactError(f"run {run_dir.run_id} has no merged model to serve", make_it)
     folder = run_dir.path / merged.path
-    damage = differing_files(folder, merged.files, hashes=True)
+    damage = damage_of(merged, run_dir.path)
     if damage:
         raise ArtifactError(
             f"{folder} isn't what was exported: {'; '.join(damage)}",
