@@ -187,7 +187,7 @@ def test_rows_that_are_too_long_are_left_out_only_when_asked(
     assert facts["rows_too_long"] == ["long"]
 
 
-def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
+def test_a_merge_that_lost_the_adapter_fails_and_only_the_adapter_is_left(
     prepared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("train", "--config", "small.yaml", "--run-id", A)
@@ -201,7 +201,9 @@ def test_an_export_that_lost_the_adapter_fails_and_leaves_nothing(
     monkeypatch.setattr(bnb.Linear4bit, "get_delta_weight", lambda self, name: __import__("torch").zeros(()))
     assert cli.main(["export", "--run", A, "--merge"]) == 2
     assert "the adapter isn't in model.layers.0" in capsys.readouterr().err
-    assert not (Path("runs") / A / "export").exists()
+    export = Path("runs") / A / "export"
+    assert sorted(p.name for p in export.iterdir()) == ["adapter", "export.json"]
+    assert list(json.loads((export / "export.json").read_text())["artefacts"]) == ["adapter"]
 
 
 def test_a_step_that_is_no_number_stops_before_it_is_made(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
