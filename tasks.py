@@ -228,8 +228,11 @@ def test(c: Context, k: str = "", slow: bool = False) -> None:
     if not _is_local():
         again = ["invoke", "test", *_flag("--slow", slow), *(["-k", k] if k else [])]
         _leave(lambda: container.run("cpu", again, dry=_dry(c)))
-    marker = ["-m", "not docker and not gpu and not browser"] if slow else []
-    _python(c, "-m", "pytest", "-q", *marker, *(["-k", k] if k else []))
+    # Quick tests run side by side, a thread each; slow ones spread their own processes.
+    how = ["-m", "not docker and not gpu and not browser"] if slow else ["-n", "2", "--dist", "loadfile"]
+    if not slow:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _python(c, "-m", "pytest", "-q", *how, *(["-k", k] if k else []))
 
 
 @task

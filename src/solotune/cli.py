@@ -29,7 +29,6 @@ Arguments = argparse.Namespace
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, 1 (our fault), 2 (yours to solve), 130 or 143 (stopped)."""
     arguments = parser().parse_args(argv)
-    remember_config([])
     before = {number: signal.signal(number, _on_signal) for number in asked_to_end()}
     if os.getppid() == 1:  # a container's only program: after Ctrl-Z nobody could wake it
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
@@ -53,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _tell(error)
     finally:
+        remember_config([])
         for number, handler in before.items():  # one that comes while the interpreter ends has nobody to tell
             signal.signal(number, handler)
     return 0

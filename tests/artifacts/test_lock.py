@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -109,20 +110,17 @@ def test_a_reader_needs_no_right_to_write(tmp_path: Path) -> None:
         pass
 
 
-def test_another_users_lock_holds(tmp_path: Path) -> None:
+def test_another_users_lock_holds() -> None:
     """Root's, say, which this user may read and not write."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to be somebody else")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    folder.chmod(0o777)
-    for above in folder.parents:
-        if above.stat().st_uid == 0 and above != Path("/"):
-            above.chmod(above.stat().st_mode | 0o711) if above.is_relative_to(tmp_path.parent.parent) else None
-    with held(folder, "first"):
-        child = os.fork()
-        if not child:
-            os.setgid(65534)
-            os.setuid(65534)
-            os._exit(0 if refused(folder, shared=False) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o777)
+        with held(folder, "first"):
+            child = os.fork()
+            if not child:
+                os.setgid(65534)
+                os.setuid(65534)
+                os._exit(0 if refused(folder, shared=False) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

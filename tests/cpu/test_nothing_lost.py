@@ -438,7 +438,7 @@ def test_no_token_is_written_anywhere(
         assert f"Bearer {canary}" in served.tokens, "it was used"
     for argv in (
         ["prepare", "--config", "hub.yaml", "--replace"],
-        ["train", "--config", "hub.yaml", "--set", "training.max_steps=1"],
+        ["train", "--config", "hub.yaml", "--set", "training.max_steps=3"],
         ["evaluate", "--run", "latest"],
         ["export", "--run", "latest", "--merge"],
     ):

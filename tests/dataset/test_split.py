@@ -131,7 +131,9 @@ def test_a_declared_group_lies_where_its_name_draws_it() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(exclude_characters="\0"), min_size=1), questions, st.sampled_from(["", "s", "group"]))
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), questions, st.sampled_from(["", "s"])
+)
 def test_a_declared_name_is_no_text(name: str, question: str, system: str) -> None:
     assert declared_key(name) != group_key(row(question, system=system))
     assert declared_key(name) != group_key(row(name, system=system))

