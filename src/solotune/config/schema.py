@@ -308,8 +308,9 @@ class ExportConfig(Section):
     min_greedy_agreement: Annotated[float, Field(gt=0, le=1)] = 0.97
     """Smallest share of positions at which merged model and adapter must find the same token likeliest; there 0.994
     and 0.936."""
-    gguf_tolerance: PositiveNumber = 1.0
-    """For GGUF types below 16 bits these bounds are wider, by type; this factor widens or narrows them."""
+    gguf_tolerance: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """For GGUF types below 16 bits these bounds are wider, by type; this factor widens or narrows them. Beyond 2 nothing
+    could fail."""
 
 
 class RunConfig(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from solotune.artifacts.measured import EvalReport, ExportRecord, Suite
+from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord, Suite
 from solotune.artifacts.run_dir import RunManifest
 from solotune.artifacts.splits_dir import SplitsManifest
 from solotune.console import counted, duration
@@ -82,23 +82,31 @@ def _forgotten(suite: Suite | None) -> list[Finding]:
     of = f"{counted(len(suite.tasks), 'task')} of lm-evaluation-harness"
     if worse:
         return [Finding("worse", f"It forgot: worse in {len(worse)} of {of} ({_some(worse)}).")]
-    return [Finding("better", f"Nothing was seen to be forgotten: worse in none of {of}.")]
+    # No verdict of "worse" isn't one of "nothing forgotten": few rows tell nothing.
+    return [Finding("cannot tell", f"It isn't known to have forgotten anything: worse in none of {of}.")]
 
 
 def _shipped(exported: ExportRecord) -> list[Finding]:
     def named(passed: bool, kept: bool) -> list[str]:
         return [
-            name for name, one in exported.artefacts.items() if one.passed is passed and (one.path is not None) is kept
+            f"{name}{_how_far(one)}"
+            for name, one in exported.artefacts.items()
+            if one.passed is passed and (one.path is not None) is kept
         ]
 
     found = []
     if names := named(passed=True, kept=True):
-        found.append(Finding("better", f"As written to disk, {_some(names)} {_is(names)} what was trained."))
+        found.append(Finding("better", f"As written to disk, {_some(names)} {_is(names)} as close to the adapter as asked."))
     if names := named(passed=False, kept=True):
         found.append(Finding("worse", f"As written to disk, {_some(names)} {_is(names)} not what was trained."))
     if names := named(passed=False, kept=False):
         found.append(Finding("cannot tell", f"{_some(names)} was measured too, didn't pass, and wasn't kept."))
     return found
+
+
+def _how_far(artefact: Artefact) -> str:
+    kl = artefact.divergence.kl_mean if artefact.divergence else None
+    return "" if kl is None else f" (KL {kl:.2g} nats a token)"
 
 
 def _same(manifest: RunManifest) -> list[Finding]:

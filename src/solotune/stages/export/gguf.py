@@ -98,8 +98,8 @@ def _refuse_beyond_tolerance(artefact: Artefact, kind: str) -> None:
     if artefact.failed:
         raise ProofError(
             f"the GGUF of type {kind} isn't close enough to the adapter: {'; '.join(artefact.failed)}",
-            "It wasn't exported. Take a type with more bits (q8_0, f16), or set the bound that you can live with, "
-            "e.g. `--set export.gguf_tolerance=4`",
+            "It wasn't exported. Take a type with more bits (q8_0, f16), or widen the bounds, at most to twice: "
+            "`--set export.gguf_tolerance=2`",
         )
 
 
