@@ -309,8 +309,8 @@ class ExportConfig(Section):
     """Smallest share of positions at which merged model and adapter must find the same token likeliest; there 0.994
     and 0.936."""
     gguf_tolerance: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """For GGUF types below 16 bits these bounds are wider, by type; this factor widens or narrows them. Beyond 2 nothing
-    could fail."""
+    """For GGUF types below 16 bits these bounds are wider, by type; this factor widens or narrows them. Beyond 2
+    nothing could fail."""
 
 
 class RunConfig(Section):

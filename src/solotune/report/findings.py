@@ -96,7 +96,8 @@ def _shipped(exported: ExportRecord) -> list[Finding]:
 
     found = []
     if names := named(passed=True, kept=True):
-        found.append(Finding("better", f"As written to disk, {_some(names)} {_is(names)} as close to the adapter as asked."))
+        close = f"{_is(names)} as close to the adapter as asked"
+        found.append(Finding("better", f"As written to disk, {_some(names)} {close}."))
     if names := named(passed=False, kept=True):
         found.append(Finding("worse", f"As written to disk, {_some(names)} {_is(names)} not what was trained."))
     if names := named(passed=False, kept=False):
