@@ -225,7 +225,9 @@ class _Machine:
         differing = sorted(n for n in ours.keys() | wanted.keys() if ours.get(n) != wanted.get(n))
         if differing:
             wrong.append(f"not as undisturbed: {', '.join(differing)}")
-        left = [p.relative_to(work).as_posix() for name in (".staged*", ".lock") for p in work.rglob(name)]
+        # A lock file that a kill left is on nothing, and goes with the next command.
+        names = (".staged*", ".lock") if command else (".staged*",)
+        left = [p.relative_to(work).as_posix() for name in names for p in work.rglob(name)]
         return wrong + ([f"left behind: {left}"] if left else [])
 
     def _copy(self, source: Path, name: str) -> Path:
