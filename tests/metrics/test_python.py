@@ -148,7 +148,7 @@ def test_a_file_that_isnt_in_metrics_is_never_run(repository: Path, file: str):
         ("x = (\n", "file: metrics/mine.py:1: SyntaxError: '(' was never closed"),
         ("import math\nmath.no\n", "file: metrics/mine.py:2: AttributeError: module 'math' has no attribute 'no'"),
         ("import no_such_package\n", "file: metrics/mine.py:1: ModuleNotFoundError: No module named 'no_such_package'"),
-        ("a = 1\0\n", "file: metrics/mine.py: SyntaxError: "),
+        ("a = 1\0\n", "file: metrics/mine.py: "),  # SyntaxError, or ValueError before Python 3.11.4
         ("", "function: there is no function 'score' in metrics/mine.py: def score(prediction, reference)"),
         ("score = 1\n", "function: there is no function 'score' in metrics/mine.py: "),
         ("def score(prediction): pass\n", "function: 'score' of metrics/mine.py doesn't take two texts"),
