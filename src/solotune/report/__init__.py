@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from solotune.artifacts.files import write_text
+from solotune.artifacts.files import remove_staged, write_text
+from solotune.artifacts.lock import held
 from solotune.artifacts.run_dir import RunDir
 from solotune.console import safe, warn
 
 Of = TypeVar("Of", RunDir, Path)
 
 INDEX = "index.html"
+_MOMENTS = 10.0
+"""Seconds to wait for another one that is being written, or for a run that begins."""
 _HEAD_BYTES = 2048
 """At the beginning of a page, in which it says who wrote it."""
 
@@ -67,5 +70,8 @@ def write_index(runs: Path) -> Path:
     from solotune.report.index_page import index_page
 
     page = runs / INDEX
-    write_text(page, index_page(runs))
+    text = index_page(runs)
+    with held(runs, "report (the index)", wait=_MOMENTS):
+        remove_staged(runs)  # what was killed while it wrote one
+        write_text(page, text)
     return page
