@@ -29,12 +29,25 @@ _STAGED = ".staged-"
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Opens a binary file that appears at `path` when the block ends well, and not at all when it doesn't."""
+    with _named_when_done(path) as staged, staged.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path` for a program to write to; what it wrote is flushed and takes the name `path`."""
+    with _named_when_done(path) as staged:
+        yield staged
+        fsync_file(staged)
+
+
+@contextmanager
+def _named_when_done(path: Path) -> Iterator[Path]:
     staged = staged_name(path)
     try:
-        with staged.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield staged
         staged.replace(path)
         fsync_folder(path.parent)
     except BaseException:

@@ -15,7 +15,7 @@ from typing import Any
 
 import gguf
 
-from solotune.artifacts.files import fsync_file, fsync_folder, staged_name
+from solotune.artifacts.files import atomic_file
 from solotune.artifacts.model_dir import ModelDir
 from solotune.console import safe
 from solotune.errors import MachineError, ModelError, ProofError
@@ -48,7 +48,7 @@ def convert(merged: Path, out: Path, outtype: str, *, name: str | None = None) -
     """
     assert outtype in CONVERTED
     made_by = _converter()
-    with _as_converter_wants_it(merged, name or out.stem) as folder, _whole(out) as staged:
+    with _as_converter_wants_it(merged, name or out.stem) as folder, atomic_file(out) as staged:
         _convert(folder, "--outfile", str(staged), "--outtype", outtype, "--model-name", name or out.stem)
         _leave_the_ends_to_the_template(staged, ModelDir(merged))
         check_metadata(staged, merged)
@@ -72,7 +72,7 @@ def quantize(converted: Path, out: Path, outtype: str) -> str:
     """
     assert outtype in QUANTISED
     command, made_by = _quantiser(outtype)
-    with _whole(out) as staged:
+    with atomic_file(out) as staged:
         _run([*command[:1], *(p.format(source=converted, target=staged) for p in command[1:])], f"{made_by} failed")
     return made_by
 
@@ -152,20 +152,6 @@ def _run(command: Sequence[str], failed: str) -> None:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].rpartition("failed to quantize: ")[2] if lines else f"exit code {done.returncode}"
         raise ModelError(f"{failed}: {safe(reason, 400)}")
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A name beside `out` to write to; the file takes `out`'s name when the block ends well."""
-    staged = staged_name(out)
-    try:
-        yield staged
-        fsync_file(staged)
-        staged.replace(out)
-        fsync_folder(out.parent)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
