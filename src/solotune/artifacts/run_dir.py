@@ -23,7 +23,7 @@ from solotune.artifacts.files import (
     write_json,
 )
 from solotune.artifacts.lock import held
-from solotune.artifacts.measured import EvalReport
+from solotune.artifacts.measured import EvalReport, ExportRecord
 from solotune.config.schema import Split
 from solotune.errors import ArtifactError
 
@@ -345,6 +345,12 @@ class RunDir:
         if not self.eval_report.exists():
             return None
         return read_record(self.eval_report, EvalReport, f"invoke evaluate --run {self.run_id}")
+
+    def exported(self) -> ExportRecord | None:
+        """export.json, or None when nothing of the run was exported yet."""
+        if not self.export_record.exists():
+            return None
+        return read_record(self.export_record, ExportRecord, f"invoke export --run {self.run_id}")
 
 
 def new_run_id(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -52,6 +54,12 @@ def load_plain_model(folder: str, dtype: str, device: str, attn_implementation: 
     )
     _drop_generation_settings(loaded)
     return loaded
+
+
+def load_merged_model(folder: Path, config: RunConfig) -> PreTrainedModel:
+    """Loads a merged model as whoever serves it will: in the type it is stored in, on the config's device."""
+    dtype = json.loads(ModelDir(folder).config.read_text(encoding="utf-8"))["dtype"]
+    return load_plain_model(str(folder), dtype, config.device, config.model.attn_implementation)
 
 
 def autocast(config: RunConfig) -> AbstractContextManager[None]:

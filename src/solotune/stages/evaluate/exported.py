@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from solotune.artifacts.files import read_record
-from solotune.artifacts.measured import Artefact, ExportRecord, damage_of
-from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.measured import Artefact, damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ArtifactError
-from solotune.modeling.base_model import load_plain_model
+from solotune.modeling.base_model import load_merged_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.subject import Subject, TorchSubject
 
@@ -23,9 +20,9 @@ def exported(run_dir: RunDir) -> dict[str, Artefact]:
     Raises:
         ArtifactError: a file isn't what export wrote.
     """
-    if not run_dir.export_record.exists():
+    record = run_dir.exported()
+    if record is None:
         return {}
-    record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
     found = {name: one for name, one in record.artefacts.items() if name != "adapter" and one.path is not None}
     for artefact in found.values():
         damage = damage_of(artefact, run_dir.path)
@@ -51,10 +48,7 @@ def opened(run_dir: RunDir, artefact: Artefact, encoder: ChatEncoder, config: Ru
         finally:
             gguf.close()
         return
-    dtype = json.loads(ModelDir(folder).config.read_text(encoding="utf-8"))["dtype"]
-    plain = TorchSubject(
-        load_plain_model(str(folder), dtype, config.device, config.model.attn_implementation), encoder, config
-    )
+    plain = TorchSubject(load_merged_model(folder, config), encoder, config)
     try:
         yield plain
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from solotune.console import Progress
 from solotune.harness.divergence import Remembered, diverge, remember
 from solotune.harness.held_out import HeldOut
 from solotune.modeling import card, determinism
-from solotune.modeling.base_model import load_base_model, load_plain_model
+from solotune.modeling.base_model import load_base_model, load_merged_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.gguf_runtime import GgufSubject
 from solotune.modeling.likelihood import loss, perplexity
@@ -56,8 +55,8 @@ class Yardstick:
             with Progress("base: scoring", len(held_out), "rows") as bar:
                 base = subject.score(held_out.encoded, bar.advance)
             of_base = diverge(remembered, "base", subject, held_out, base)
-        del model, subject
-        _give_memory_back()
+        del model
+        subject.close()
         assert of_base.kl_mean is not None
         return cls(facts, held_out, remembered, Trained(loss(remembered.scores), loss(base), of_base.kl_mean))
 
@@ -87,14 +86,11 @@ class Yardstick:
     def measure_merged(self, name: str, folder: Path, tolerance: Tolerance) -> Artefact:
         """Holds a merged model against the adapter, loaded without quantisation, as whoever serves it will."""
         config = self.facts.config
-        model = load_plain_model(
-            str(folder), config.export.merge_dtype, config.device, config.model.attn_implementation
-        )
+        subject = TorchSubject(load_merged_model(folder, config), self.encoder, config)
         try:
-            return self.hold(name, TorchSubject(model, self.encoder, config), tolerance)
+            return self.hold(name, subject, tolerance)
         finally:
-            del model
-            _give_memory_back()
+            subject.close()
 
     def measure_gguf(self, name: str, file: Path, tolerance: Tolerance) -> MeasuredGguf:
         """Holds a GGUF against the adapter, in llama.cpp."""
@@ -142,12 +138,3 @@ class MeasuredGguf(NamedTuple):
     artefact: Artefact
     runs_past: list[str]
     """Stop tokens of the run that llama.cpp wouldn't stop at."""
-
-
-def _give_memory_back() -> None:
-    """What a model held: another of its size comes next."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
