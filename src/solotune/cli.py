@@ -156,8 +156,7 @@ def _pipeline(arguments: Arguments) -> None:
     config = _config(arguments)
     from solotune.chains import pipeline
 
-    given = ["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))]
-    pipeline.run(config, given)
+    pipeline.run(config, _given(arguments))
 
 
 def _verify(arguments: Arguments) -> None:
@@ -226,9 +225,13 @@ def _config(arguments: Arguments, *, metric_files: bool = True) -> RunConfig:
     from solotune.config.load import load
     from solotune.metrics import problems
 
-    remember_config(["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))])
+    remember_config(_given(arguments))
     # A wrong metric shows here, not after the training.
     return load(Path(arguments.config), arguments.set, partial(problems, files=metric_files))
+
+
+def _given(arguments: Arguments) -> list[str]:
+    return ["--config", arguments.config, *(word for value in arguments.set for word in ("--set", value))]
 
 
 def _config_of_run(wanted: str, runs: Path = Path("runs")) -> RunConfig:

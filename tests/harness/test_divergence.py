@@ -3,17 +3,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from solotune.harness.divergence import diverge, divergence, remember
+from solotune.artifacts.measured import Divergence
+from solotune.harness.divergence import diverge, remember
 from solotune.harness.held_out import HeldOut
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.likelihood import RowScore
-from solotune.modeling.subject import TorchSubject
+from solotune.modeling.subject import Subject, TorchSubject
 
 
 class Fixed:
@@ -35,6 +37,11 @@ class Fixed:
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
         for row in rows:
             yield self.found.expand(sum(label != IGNORE for label in row.labels[1:]), -1)
+
+
+def divergence(reference: Subject, candidate: Subject, held_out: HeldOut) -> Divergence:
+    with TemporaryDirectory() as folder:
+        return diverge(remember("reference", reference, held_out, Path(folder)), "candidate", candidate, held_out)
 
 
 def test_a_model_doesnt_diverge_from_itself(held_out: HeldOut, subject_of: Callable[..., TorchSubject]) -> None:

@@ -56,6 +56,24 @@ class ModelDir:
     def weight_files(self) -> list[Path]:
         return sorted(self.path.glob("*.safetensors"))
 
+    def open_as_trained(self, run_id: str, files: dict[str, FileRecord]) -> ModelManifest:
+        """The manifest, after proof that the files are the ones that a run was trained on.
+
+        Args:
+            run_id: of the run.
+            files: what the run's manifest says of its base model.
+
+        Raises:
+            ArtifactError: they aren't, or aren't there.
+        """
+        manifest = self.open(hashes=True)
+        if manifest.files != files:
+            raise ArtifactError(
+                f"the base model in {self.path} isn't the one that run {run_id} was trained on",
+                f"Bring that one back with `{MADE_BY}`; its files' hashes are in the run's manifest.json",
+            )
+        return manifest
+
     def open(self, *, hashes: bool = False) -> ModelManifest:
         """The manifest, after proof that every file is there with its size (with `hashes`: its contents).
 

@@ -26,11 +26,7 @@ def refuse_other_inputs(first: RunDir, manifest: RunManifest, config: RunConfig,
             f"the splits in {splits.path} aren't those of run {first.run_id}: {'; '.join(changed)}",
             f"`invoke prepare --config {path} --replace` makes them again, where the raw rows are still the same",
         )
-    if base.open(hashes=True).files != manifest.base_model:
-        raise ArtifactError(
-            f"the base model in {base.path} isn't the one of run {first.run_id}",
-            "Bring that one back with `invoke fetch --config CONFIG`; its files' hashes are in the run's manifest.json",
-        )
+    base.open_as_trained(first.run_id, manifest.base_model)
     template = config.model.chat_template_path
     if template and sha256_text(Path(template).read_text(encoding="utf-8")) != manifest.template_sha256:
         raise ArtifactError(

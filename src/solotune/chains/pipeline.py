@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from solotune.artifacts.files import read_record
-from solotune.artifacts.measured import ExportRecord
 from solotune.artifacts.run_dir import RunDir, new_run_id
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.chains.process import run_stage
@@ -63,8 +61,9 @@ def _afterwards(stage: str, run_id: str) -> str:
 
 def _print_summary(run_dir: RunDir, seconds: float) -> None:
     report = run_dir.report()
-    record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
+    record = run_dir.exported()
     assert report is not None
+    assert record is not None
     merged = record.artefacts["merged"].measured
     same_rows = record.examples == report.examples
     figures = {

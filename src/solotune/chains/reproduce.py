@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from solotune import environment
-from solotune.artifacts.files import FileRecord, read_record
+from solotune.artifacts.files import FileRecord
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport, ExportRecord
 from solotune.artifacts.run_dir import Reproduction, RunDir, Verdict, new_run_id
@@ -37,7 +37,7 @@ def run(wanted: str) -> Reproduction:
     path = first.config_of(manifest)
     config = load(path)
     refuse_other_inputs(first, manifest, config, path)
-    report, record = first.report(), _exported(first)
+    report, record = first.report(), first.exported()
     second = RunDir(RUNS / new_run_id(config.name))
     say(f"run {first.run_id} again, as {second.run_id}")
     for what in environment.differences(_of_machine(manifest.environment), environment.describe(Path())):
@@ -61,7 +61,7 @@ def run(wanted: str) -> Reproduction:
 def _compare(first: RunDir, second: RunDir) -> Reproduction:
     """What came out, beside what came out first; into the manifest of the second run."""
     (manifest, outcome), (again, outcome_again) = first.finished(), second.finished()
-    report, record = first.report(), _exported(first)
+    report, record = first.report(), first.exported()
     training = compare_metrics(first, second)
     if training is None:
         raise ArtifactError(f"{first.metrics} holds no step any more", "Nothing is left to compare a new log with")
@@ -71,7 +71,7 @@ def _compare(first: RunDir, second: RunDir) -> Reproduction:
         training=training,
         adapter_equal=outcome_again.adapter == outcome.adapter,
         report_equal=_same_figures(report, second.report()) if report else None,
-        export_equal=_same_export(record, _exported(second)) if record else None,
+        export_equal=_same_export(record, second.exported()) if record else None,
     )
     second.write_manifest(msgspec.structs.replace(again, reproduction=reproduction))
     return reproduction
@@ -80,12 +80,6 @@ def _compare(first: RunDir, second: RunDir) -> Reproduction:
 def _of_machine(recorded: dict[str, Any]) -> dict[str, Any]:
     """Without what only a training knows of itself; `_compare` looks at that when there are two."""
     return {key: value for key, value in recorded.items() if key not in ("threads", "cpu_capability")}
-
-
-def _exported(run_dir: RunDir) -> ExportRecord | None:
-    if not run_dir.export_record.exists():
-        return None
-    return read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
 
 
 def _same_figures(first: EvalReport, second: EvalReport | None) -> bool:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,12 +32,6 @@ class Remembered:
     scores: list[RowScore]
     path: Path
     """(positions, vocabulary) float32 log-probabilities, as .npy."""
-
-
-def divergence(reference: Subject, candidate: Subject, held_out: HeldOut) -> Divergence:
-    """Holds one model against another, both in memory."""
-    with TemporaryDirectory() as folder:
-        return diverge(remember("reference", reference, held_out, Path(folder)), "candidate", candidate, held_out)
 
 
 def remember(name: str, subject: Subject, held_out: HeldOut, folder: Path) -> Remembered:

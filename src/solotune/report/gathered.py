@@ -79,7 +79,7 @@ def gather(run_dir: RunDir) -> Gathered:
 
     manifest = tried(run_dir.manifest, None)
     report = tried(run_dir.report, None)
-    exported = tried(lambda: _exported(run_dir), None)
+    exported = tried(run_dir.exported, None)
     config = tried(lambda: _config(run_dir), "")
     nothing: tuple[list[LogLine], int] = ([], 0)
     log, damaged = tried(lambda: read_log(run_dir.metrics), nothing)
@@ -146,12 +146,6 @@ def _config(run_dir: RunDir) -> str:
     if not run_dir.config.exists():
         raise ArtifactError(f"{run_dir.config} is missing")
     return run_dir.config.read_text("utf-8")
-
-
-def _exported(run_dir: RunDir) -> ExportRecord | None:
-    if not run_dir.export_record.exists():
-        return None
-    return read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
 
 
 def _other_splits(run_dir: RunDir) -> list[EvalReport]:

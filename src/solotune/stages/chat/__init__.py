@@ -10,7 +10,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.console import say
-from solotune.errors import ArtifactError, Interrupted, ModelError
+from solotune.errors import Interrupted, ModelError
 from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder
@@ -54,11 +54,7 @@ def _open(run_dir: RunDir, temperature: float, seed: int, max_new_tokens: int | 
     determinism.start(config)
     card.enforce(config)
     base = ModelDir.of(config.model)
-    if base.open(hashes=True).files != manifest.base_model:
-        raise ArtifactError(
-            f"the base model in {base.path} isn't the one that run {run_dir.run_id} was trained on",
-            "Bring that one back with `invoke fetch`",
-        )
+    base.open_as_trained(run_dir.run_id, manifest.base_model)
     encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
     model = load_adapter(load_base_model(base, config), run_dir.adapter)
     sampling = Sampling(max_new_tokens or config.evaluation.max_new_tokens, temperature, seed)

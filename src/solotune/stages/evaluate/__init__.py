@@ -12,7 +12,7 @@ from solotune.artifacts.files import read_record, remove_staged, write_json, wri
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import Answer, EvalReport, Prediction, Suite
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir
 from solotune.config.load import load
 from solotune.config.schema import RunConfig, Split
 from solotune.console import counted, safe, say, stage, warn
@@ -61,7 +61,8 @@ def run(
         asked_suite = forgetting.prepare(config.evaluation.suite, suite) if suite is not None else None
         metrics = asked(config.evaluation)
         locks.enter_context(held(Path(config.dataset.splits_dir), command, shared=True))
-        base = _same_base(run_dir, manifest, config)
+        base = ModelDir.of(config.model)
+        base.open_as_trained(run_dir.run_id, manifest.base_model)
         artefacts = exported(run_dir)
         held_out = HeldOut.of_run(run_dir, manifest, config, split, config.evaluation.max_examples)
         _check(metrics, held_out)
@@ -106,16 +107,6 @@ def run(
         if not artefacts:
             say(f"next: invoke export --run {run_dir.run_id} --merge")
     return report
-
-
-def _same_base(run_dir: RunDir, manifest: RunManifest, config: RunConfig) -> ModelDir:
-    base = ModelDir.of(config.model)
-    if base.open(hashes=True).files != manifest.base_model:
-        raise ArtifactError(
-            f"the base model in {base.path} isn't the one that run {run_dir.run_id} was trained on",
-            "Bring that one back with `invoke fetch`",
-        )
-    return base
 
 
 def _check(metrics: Sequence[Metric], held_out: HeldOut) -> None:

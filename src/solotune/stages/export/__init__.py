@@ -58,9 +58,7 @@ def run(
         before = open_export(run_dir)
         _refuse_what_is_there(run_dir, before, merge, types)
         base = ModelDir.of(config.model)
-        fetched = base.open(hashes=True)
-        if fetched.files != manifest.base_model:
-            raise ArtifactError(f"the base model in {base.path} isn't the one that was trained on", "Fetch that one")
+        fetched = base.open_as_trained(run_dir.run_id, manifest.base_model)
         facts = Facts(run_dir, manifest, config, base, fetched)
         refuse_no_base(facts, merge_base)
         gguf_files.refuse_impossible(facts, types)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from solotune.artifacts.files import discard, read_record, remove_staged
+from solotune.artifacts.files import discard, remove_staged
 from solotune.artifacts.measured import ExportRecord, damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.errors import ArtifactError
@@ -21,11 +21,8 @@ def open_export(run_dir: RunDir) -> ExportRecord | None:
         ArtifactError: a file is missing or was changed.
     """
     remove_staged(run_dir.path)
-    if not run_dir.export_record.exists():
-        _clear(run_dir, None)
-        return None
-    record = _read(run_dir)
-    for artefact in record.artefacts.values():
+    record = run_dir.exported()
+    for artefact in record.artefacts.values() if record else ():
         damage = damage_of(artefact, run_dir.path)
         if damage:
             raise ArtifactError(
@@ -42,12 +39,8 @@ def nothing_half_left(run_dir: RunDir) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _clear(run_dir, _read(run_dir) if run_dir.export_record.exists() else None)
+        _clear(run_dir, run_dir.exported())
         raise
-
-
-def _read(run_dir: RunDir) -> ExportRecord:
-    return read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id}")
 
 
 def _clear(run_dir: RunDir, record: ExportRecord | None) -> None:

@@ -7,8 +7,7 @@ import importlib.util
 import socket
 from pathlib import Path
 
-from solotune.artifacts.files import read_record
-from solotune.artifacts.measured import ExportRecord, damage_of
+from solotune.artifacts.measured import damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.console import say
@@ -58,10 +57,8 @@ def print_vllm(wanted: str, port: int) -> None:
 def _proven(run_dir: RunDir) -> Path:
     """The merged model, as `export` wrote and measured it."""
     make_it = f"`invoke export --run {run_dir.run_id} --merge` writes and proves one"
-    if not run_dir.export_record.exists():
-        raise ArtifactError(f"run {run_dir.run_id} has no merged model to serve", make_it)
-    record = read_record(run_dir.export_record, ExportRecord, f"invoke export --run {run_dir.run_id} --merge")
-    merged = record.artefacts.get("merged")
+    record = run_dir.exported()
+    merged = record.artefacts.get("merged") if record else None
     if merged is None or merged.path is None:
         raise ArtifactError(f"run {run_dir.run_id} has no merged model to serve", make_it)
     folder = run_dir.path / merged.path
