@@ -241,6 +241,7 @@ def test_what_a_killed_export_left_is_cleared(exported: RunDir) -> None:
     for left in ("gguf/q8_0", "gguf/.staged-q4.1", ".staged-scratch.1"):
         (exported.export / left).mkdir(parents=True)
         (exported.export / left / "half").write_text("x")
+    (exported.export / "adapter" / ".staged-README.md.1-abcd").write_text("half")
     with pytest.raises(ProofError):
         export.run(RUN, gguf=["f16"], overrides=["export.max_kl=1e-12"])
     assert record_files(exported.export) == before

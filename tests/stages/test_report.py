@@ -52,6 +52,16 @@ def test_a_page_that_cant_be_written_keeps_no_other_from_its_own(
     assert (runs / B / "report.html").is_file()
 
 
+def test_what_a_kill_left_goes_unless_somebody_is_at_work_there(runs: Path) -> None:
+    left = runs / A / ".staged-report.html.1-abcd"
+    left.write_text("half")
+    with held(runs / A, "train"):
+        assert cli.main(["report", "--run", A]) == 0
+    assert left.exists()
+    assert cli.main(["report"]) == 0
+    assert not left.exists()
+
+
 def test_a_run_that_isnt_there_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "--run", "nope"]) == 2
     assert "no run begins with 'nope'" in capsys.readouterr().err

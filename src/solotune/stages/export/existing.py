@@ -23,6 +23,8 @@ def open_export(run_dir: RunDir) -> ExportRecord | None:
     remove_staged(run_dir.path)
     record = run_dir.exported()
     for artefact in record.artefacts.values() if record else ():
+        if artefact.path:
+            remove_staged(run_dir.path / artefact.path)  # a card is written into a folder that stands already
         damage = damage_of(artefact, run_dir.path)
         if damage:
             raise ArtifactError(
