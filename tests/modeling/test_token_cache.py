@@ -187,6 +187,22 @@ def test_being_used_keeps_a_file_young(tmp_path: Path, encoder: ChatEncoder, cac
     assert file.stat().st_mtime > 1e9
 
 
+def test_what_cant_be_read_back_is_no_failure(
+    tmp_path: Path, encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was_read = token_cache._map
+    faults = iter([OSError(5, "Input/output error")])
+
+    def read(file: Any, key: str) -> TokenisedRows:
+        for fault in faults:
+            raise fault
+        return was_read(file, key)
+
+    monkeypatch.setattr(token_cache, "_map", read)
+    assert list(Split(tmp_path).tokenised(encoder)) == [encoder.encode(c) for c in CHATS]
+    assert "is damaged ([Errno 5] Input/output error)" in capsys.readouterr().err
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_root() == tmp_path / "cache"
     monkeypatch.delenv("SOLOTUNE_CACHE")
