@@ -26,16 +26,18 @@ def test_the_page_has_the_figures_of_the_records(small_experiment: Path) -> None
         assert cli.main(argv) == 0
     run_dir = RunDir(Path("runs") / RUN)
     text = unescape(run_dir.page.read_text())
-    report, manifest = run_dir.report(), run_dir.manifest()
+    report, manifest, exported = run_dir.report(), run_dir.manifest(), run_dir.exported()
     assert report
+    assert exported
     assert manifest.outcome
+    assert exported.artefacts["merged"].divergence
     for said in (
         f"{report.base.loss:.4f}",
         f"{report.adapter.loss:.4f}",
         f"{manifest.outcome.eval_loss:.4f}",
         f"{manifest.data['train'].tokens:,}",
         "60 raw rows",
-        "merged is what was trained",
+        f"merged (KL {exported.artefacts['merged'].divergence.kl_mean:.2g} nats a token) is as close to the adapter",
         f"({report.tokens:,} assistant tokens)",
     ):
         assert said in text, said
