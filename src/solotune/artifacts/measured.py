@@ -204,6 +204,8 @@ class Artefact(msgspec.Struct, frozen=True):
     """What it didn't pass, in words."""
     made_by: str | None = None
     """Program and version, where it wasn't solotune."""
+    dtype: str | None = None
+    """In which its weights are stored: `bfloat16`, of a GGUF its type (`q8_0`); None for the adapter."""
 
 
 def damage_of(artefact: Artefact, run: Path) -> list[str]:
@@ -217,10 +219,25 @@ def damage_of(artefact: Artefact, run: Path) -> list[str]:
     return [*differing_files(folder, measured, hashes=True), *(f"{name} wasn't exported" for name in strange)]
 
 
+class ExportCommand(msgspec.Struct, frozen=True):
+    """What an `export` was asked for, as far as it passed; the same again makes the same."""
+
+    merge: bool
+    merge_base: str | None
+    """That was asked for; None: the one that the figures recommended."""
+    gguf: list[str]
+    """Types."""
+    overrides: list[str]
+    """What `--set` changed of the run's config."""
+
+
 class ExportRecord(msgspec.Struct, frozen=True):
     """export.json."""
 
     schema_version: int
     run_id: str
     examples: int
+    """Held-out rows that all of it was measured on; 0: nothing was."""
     artefacts: dict[str, Artefact]
+    commands: list[ExportCommand] = []
+    """That made the artefacts, in their order."""
