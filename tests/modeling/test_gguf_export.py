@@ -71,13 +71,12 @@ def test_other_special_tokens_are_refused_by_name(tiny_gguf: Converted, tmp_path
 def test_an_architecture_that_the_converter_doesnt_know_is_refused_with_the_nearest_that_it_knows(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    model = changed(
-        tiny_model, tmp_path / "m", "config.json", lambda c: c.update(architectures=["OurLlamaForCausalLM"])
-    )
+    ours = ["OurLlamaForCausalLM"]
+    model = changed(tiny_model, tmp_path / "m", "config.json", lambda c: c.update(architectures=ours))
     with pytest.raises(ModelError) as refused:
         refuse_unconvertible(model)
-    assert "it doesn't know the architecture OurLlamaForCausalLM; of the " in str(refused.value)
-    assert " that it knows, LlamaForCausalLM, " in str(refused.value)
+    assert "it doesn't know the architecture OurLlamaForCausalLM; nearest of the " in str(refused.value)
+    assert " it knows: LlamaForCausalLM, " in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

