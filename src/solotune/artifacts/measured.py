@@ -39,6 +39,19 @@ class TagScore(msgspec.Struct, frozen=True):
     metrics: dict[str, MetricSummary]
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """How a model's answers ended and began."""
+
+    n: int
+    """Rows that were answered; none are where no metric asks for an answer."""
+    cut: int
+    """Not finished after `evaluation.max_new_tokens`."""
+    thoughts: int
+    """Began with a whole block of thoughts (`<think>…</think>`), at which no metric looked."""
+    unfinished_thoughts: int
+    """Began with a block of thoughts that doesn't end."""
+
+
 class ModelScore(msgspec.Struct, frozen=True):
     """One model on the held-out rows."""
 
@@ -48,6 +61,58 @@ class ModelScore(msgspec.Struct, frozen=True):
     metrics: dict[str, MetricSummary]
     by_tag: dict[str, TagScore] = {}
     by_position: list[PositionLoss] = []
+    examples: int = 0
+    """The first so many rows of the split."""
+    answered: Answered | None = None
+
+
+class OnFirst(msgspec.Struct, frozen=True):
+    """Base and adapter on the first rows, for what was measured on no more of them."""
+
+    examples: int
+    base: ModelScore
+    adapter: ModelScore
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What export.json says of an exported model, kept or not: measured by `export` with the same code."""
+
+    examples: int
+    """On the first so many rows of the split."""
+    loss: float
+    perplexity: float
+    base_loss: float
+    """On these rows."""
+    adapter_loss: float
+    kl_mean: float | None
+    greedy_agreement: float | None
+    merge_base: str | None
+    kept: bool
+    passed: bool | None
+
+
+class OpeningSaid(msgspec.Struct, frozen=True):
+    """One model before the opening."""
+
+    examples: int
+    by_itself: int
+    """Rows on which it finds each of its tokens likeliest."""
+    loss_without: float
+    """Nats a token of all the others."""
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What the chat template writes between the generation prompt and an answer: Qwen3's empty block of thoughts.
+
+    Every model is given it before it answers, as `enable_thinking=False` gives it. It has labels, and so is a part of
+    the loss.
+    """
+
+    text: str
+    """That of most rows."""
+    tokens: int
+    """Over all rows."""
+    models: dict[str, OpeningSaid]
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -62,7 +127,7 @@ class Comparison(msgspec.Struct, frozen=True):
     rows_better: int = 0
     rows_worse: int = 0
     noise: float | None = None
-    """Difference that two trainings of one config showed (`verify`); the interval is wider by it. None: not known."""
+    """Difference that two trainings of one config showed, see `noise_from`; the interval is wider by it. None: unknown."""
 
 
 class WorseRow(msgspec.Struct, frozen=True):
@@ -90,6 +155,10 @@ class SuiteTask(msgspec.Struct, frozen=True):
     """`better`, `worse` or `cannot tell`."""
     ci95: tuple[float, float] | None = None
     """Of the difference; None where nothing is known about it."""
+    version: str = ""
+    """Of the task, as its YAML has it."""
+    num_fewshot: int | None = None
+    """Examples before each question."""
 
 
 class Suite(msgspec.Struct, frozen=True):
@@ -100,6 +169,19 @@ class Suite(msgspec.Struct, frozen=True):
     limit: int | None
     """Rows of each task at most; None: all."""
     tasks: list[SuiteTask]
+    at: str = ""
+    """UTC, ISO 8601."""
+    asked: list[str] = []
+    """Tasks and groups, as they were named."""
+    include_path: str | None = None
+    num_fewshot: int | None = None
+    """That was asked for; None: as each task has it."""
+    chat_template_args: dict[str, Any] = {}
+    """What the run's chat template, in which every question is put, was given besides the messages."""
+    think_end_token: str | None = None
+    """What stands before its last one is no part of an answer."""
+    seeds: dict[str, int] = {}
+    """Of lm-evaluation-harness: `random`, `numpy`, `torch`, `fewshot`."""
 
 
 class EvalReport(msgspec.Struct, frozen=True):
@@ -125,7 +207,7 @@ class EvalReport(msgspec.Struct, frozen=True):
     artefacts: dict[str, ModelScore] = {}
     """What was exported when the run was measured, by its name in export.json (`merged`, `gguf-q8_0`)."""
     artefact_comparison: dict[str, dict[str, Comparison]] = {}
-    """Each of them minus the adapter."""
+    """Each of them minus the adapter, on the rows that both were measured on."""
     artefact_files: dict[str, dict[str, FileRecord]] = {}
     """The files that were measured."""
     metric_labels: dict[str, str] = {}
@@ -135,6 +217,16 @@ class EvalReport(msgspec.Struct, frozen=True):
     """What `--set` changed of the run's config for this measurement."""
     tags_left_out: int = 0
     """Tags of the fewest rows, beyond those that are measured by themselves."""
+    artefacts_missing: list[str] = []
+    """Exported, and not measured: left out with `--no-exports`, or the command ended before."""
+    on_first: list[OnFirst] = []
+    """For each number of rows below `examples` on which something exported was measured."""
+    proofs: dict[str, Proof] = {}
+    """What export.json said, merges that weren't kept among it; empty where another split was measured."""
+    opening: Opening | None = None
+    """None where the template has none that holds a control token."""
+    noise_from: str = ""
+    """Where `Comparison.noise` comes from, in words; empty: nobody looked."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -148,6 +240,10 @@ class Answer(msgspec.Struct, frozen=True):
     """None where a metric doesn't apply to the row."""
     choice: str | None = None
     """The likeliest of the choices, where `choice_accuracy` was asked for."""
+    cut: bool = False
+    """It wasn't finished after `evaluation.max_new_tokens`."""
+    thoughts: str = ""
+    """A whole block of thoughts before the answer, at which no metric looks."""
 
 
 class Prediction(msgspec.Struct, frozen=True):
