@@ -86,9 +86,16 @@ def test_what_differs_is_found_named_kept_and_an_error(
     assert not trained.verify.exists()
 
 
-def test_a_run_made_again_is_the_same_to_its_merged_model(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_made_again_is_the_same_to_what_was_exported_as_it_was_asked_for(
+    trained: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The merge base isn't the one that the figures recommend, the type and the bounds aren't the config's."""
+    wide = [word for key in ("max_kl", "max_loss_difference") for word in ("--set", f"export.{key}=100")]
+    wide += ["--set", "export.min_greedy_agreement=0.1", "--set", "export.merge_dtype=float16"]
+    few = ["--set", "export.proof_examples=5"]
     assert cli.main(["evaluate", "--run", A]) == 0
-    assert cli.main(["export", "--run", A, "--merge"]) == 0
+    assert cli.main(["export", "--run", A, "--merge", "--merge-base", "original", *wide, *few]) == 0
+    assert cli.main(["export", "--run", A, "--gguf", "q8_0", *wide]) == 0
     assert cli.main(["reproduce", "--run", A]) == 0
     second = RunDir(Path("runs") / run_ids(Path("runs"))[-1])
     found = second.manifest().reproduction
@@ -97,6 +104,26 @@ def test_a_run_made_again_is_the_same_to_its_merged_model(trained: RunDir, capsy
     assert (found.adapter_equal, found.report_equal, found.export_equal) == (True, True, True)
     assert found.training.equal
     assert "machine, code and libraries are as they were" in capsys.readouterr().out
+    record = second.exported()
+    assert record is not None
+    assert (record.examples, sorted(record.artefacts)) == (5, ["adapter", "gguf-q8_0", "merged", "merged-dequantised"])
+    assert (record.artefacts["merged"].merge_base, record.artefacts["merged"].dtype) == ("original", "float16")
+
+
+def test_another_export_is_an_error_that_says_in_what(
+    trained: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def in_another_type(command: Sequence[str], afterwards: str = "") -> None:
+        other = ["--set", "export.merge_dtype=float32"] if command[0] == "export" else []
+        run_stage([*command, *other], afterwards)
+
+    assert cli.main(["export", "--run", A, "--merge"]) == 0
+    monkeypatch.setattr(reproduce, "run_stage", in_another_type)
+    assert cli.main(["reproduce", "--run", A]) == 2
+    said = capsys.readouterr()
+    assert "exported: merged: stored as float32 instead of bfloat16" in said.out
+    assert "exported: merged: model.safetensors is another" in said.out
+    assert "the adapter is the same, and not what was exported" in said.err
 
 
 def test_another_adapter_is_an_error_that_says_what_differs_today(

@@ -173,7 +173,9 @@ class Reproduction(msgspec.Struct, frozen=True):
     report_equal: bool | None = None
     """Loss and metrics of evaluate; None when the first run has none."""
     export_equal: bool | None = None
-    """The files of the merged model; None when the first run has none."""
+    """All that was exported, its files and figures; None when nothing of the first run was."""
+    export_differs: list[str] = []
+    """In what, a line each."""
 
 
 class RunManifest(msgspec.Struct, frozen=True):

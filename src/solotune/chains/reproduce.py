@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from solotune import environment
-from solotune.artifacts.files import FileRecord
 from solotune.artifacts.lock import held
-from solotune.artifacts.measured import EvalReport, ExportRecord
+from solotune.artifacts.measured import EvalReport
 from solotune.artifacts.run_dir import Reproduction, RunDir, Verdict, new_run_id
 from solotune.chains.compare import compare_metrics, differs
+from solotune.chains.exports import commands_of, differing_exports
 from solotune.chains.inputs import refuse_other_inputs
 from solotune.chains.process import run_stage
 from solotune.config.load import load
-from solotune.console import say, stage, table
+from solotune.console import safe, say, stage, table
 from solotune.errors import ArtifactError, ProofError
 
 RUNS = Path("runs")
@@ -49,9 +50,8 @@ def run(wanted: str) -> Reproduction:
         as_then = [word for value in report.overrides for word in ("--set", value)]
         measures = f"`invoke evaluate --run {second.run_id}` measures it"
         run_stage(["evaluate", "--run", second.run_id, *as_then], measures)
-    if record:
-        merge = ["--merge"] if "merged" in record.artefacts else []
-        run_stage(["export", "--run", second.run_id, *merge], f"`invoke export --run {second.run_id}` exports it")
+    for command in commands_of(record, second.run_id) if record else []:
+        run_stage(command, f"`invoke {shlex.join(command)}` exports it")
     with held(second.path, f"reproduce --run {first.run_id}"):
         reproduction = _compare(first, second)
     _tell(first, second, reproduction)
@@ -65,13 +65,15 @@ def _compare(first: RunDir, second: RunDir) -> Reproduction:
     training = compare_metrics(first, second)
     if training is None:
         raise ArtifactError(f"{first.metrics} holds no step any more", "Nothing is left to compare a new log with")
+    export_differs = differing_exports(record, second.exported()) if record else []
     reproduction = Reproduction(
         of=first.run_id,
         differs_today=differs(manifest, again),
         training=training,
         adapter_equal=outcome_again.adapter == outcome.adapter,
         report_equal=_same_figures(report, second.report()) if report else None,
-        export_equal=_same_export(record, second.exported()) if record else None,
+        export_equal=not export_differs if record else None,
+        export_differs=export_differs,
     )
     second.write_manifest(msgspec.structs.replace(again, reproduction=reproduction))
     return reproduction
@@ -87,17 +89,6 @@ def _same_figures(first: EvalReport, second: EvalReport | None) -> bool:
     return second is not None and (first.base, first.adapter) == (second.base, second.adapter)
 
 
-def _same_export(first: ExportRecord, second: ExportRecord | None) -> bool | None:
-    """Whether the merged models have the same bytes; a card names its run, so it can't."""
-    if "merged" not in first.artefacts:
-        return None
-    return second is not None and _without_card(first) == _without_card(second)
-
-
-def _without_card(record: ExportRecord) -> dict[str, FileRecord]:
-    return {name: file for name, file in record.artefacts["merged"].files.items() if name != "README.md"}
-
-
 def _tell(first: RunDir, second: RunDir, found: Reproduction) -> None:
     with stage("reproduce"):
         for what in found.differs_today:
@@ -105,19 +96,21 @@ def _tell(first: RunDir, second: RunDir, found: Reproduction) -> None:
         if not found.differs_today:
             say("  machine, code and libraries are as they were")
         answers = {
-            "log of training": found.training.equal,
-            "adapter": found.adapter_equal,
-            "figures of evaluate": found.report_equal,
-            "merged model": found.export_equal,
+            "the log of training": found.training.equal,
+            "the adapter": found.adapter_equal,
+            "the figures of evaluate": found.report_equal,
+            "what was exported": found.export_equal,
         }
         rows = [[name, "yes" if equal else "NO"] for name, equal in answers.items() if equal is not None]
         table(["", "the same, to the bit"], rows, f"{first.run_id} and {second.run_id}")
+        for what in found.export_differs:
+            say(f"  exported: {safe(what, 400)}")
         say(f"in {second.manifest_path}")
     if not found.adapter_equal:
         raise ProofError(f"another adapter came out; {_where(found.training)}", _why(found))
     differing = [name for name, equal in answers.items() if equal is False]
     if differing:
-        raise ProofError(f"the adapter is the same, and not the {', '.join(differing)}", _why(found))
+        raise ProofError(f"the adapter is the same, and not {', '.join(differing)}", _why(found))
 
 
 def _where(training: Verdict) -> str:

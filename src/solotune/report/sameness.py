@@ -56,5 +56,6 @@ def _of_reproduce(again: Reproduction) -> list[str]:
     words = [f"{what} is {'the same' if equal else 'another'}" for what, equal in compared.items() if equal is not None]
     return [
         f"Made again after {again.of}: {', '.join(words)}.",
+        *(f"Exported again: {what}." for what in again.export_differs),
         *(f"Not as it was when that one began: {what}." for what in again.differs_today),
     ]

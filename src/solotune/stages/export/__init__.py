@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
+
 from solotune import report
 from solotune.artifacts.disk import refuse_without_room
 from solotune.artifacts.files import atomic_folder, record_files, staged_name, write_json, write_text
 from solotune.artifacts.lock import held
-from solotune.artifacts.measured import Artefact, ExportRecord
+from solotune.artifacts.measured import Artefact, ExportCommand, ExportRecord
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir
 from solotune.config.load import load
-from solotune.console import say, stage
+from solotune.console import say, stage, warn
 from solotune.errors import ArtifactError
 from solotune.modeling.merge import merged_bytes
 from solotune.stages.export import gguf as gguf_files
@@ -65,7 +67,8 @@ def run(
         _refuse_full_disk(facts, merge, types)
         with nothing_half_left(run_dir):
             with _scratch(run_dir) as scratch:
-                record = _make(facts, before, merge, merge_base, types, scratch)
+                asked = ExportCommand(merge, merge_base, list(types), list(overrides))
+                record = _make(facts, before, asked, scratch)
             write_json(run_dir.export_record, record)  # nothing to be cleared away is left
         say(f"record: {run_dir.export_record}")
         report.write(run_dir)
@@ -94,26 +97,33 @@ def _refuse_full_disk(facts: Facts, merge: bool, types: Sequence[str]) -> None:
     refuse_without_room(facts.run_dir.path, needed, "the exported models", "Make room, or export them one by one")
 
 
-def _make(
-    facts: Facts, before: ExportRecord | None, merge: bool, merge_base: str | None, types: Sequence[str], scratch: Path
-) -> ExportRecord:
+def _make(facts: Facts, before: ExportRecord | None, asked: ExportCommand, scratch: Path) -> ExportRecord:
     """Writes and measures what is asked for. What passed is on record before what comes after it is begun."""
     artefacts = dict(before.artefacts) if before else {}
+    commands = before.commands if before else []
     examples, of_adapter, is_new = before.examples if before else 0, {}, "adapter" not in artefacts
-    if merge or types:
-        # What is added later is measured on the rows that the rest was measured on.
-        yardstick = Yardstick.measure(facts, examples or facts.config.export.proof_examples, scratch)
+    if asked.merge or asked.gguf:
+        wanted = facts.config.export.proof_examples
+        if examples and any(value.startswith("export.proof_examples=") for value in asked.overrides):
+            warn(f"what is added is measured on the {examples} rows that the rest was measured on")
+        yardstick = Yardstick.measure(facts, examples or wanted, scratch)
         examples, of_adapter = yardstick.examples, yardstick.of_adapter
 
     def record() -> ExportRecord:
-        return ExportRecord(SCHEMA_VERSION, facts.run_dir.run_id, examples, artefacts)
+        passed = msgspec.structs.replace(
+            asked,
+            merge=asked.merge and "merged" in artefacts,
+            gguf=[kind for kind in asked.gguf if f"gguf-{kind}" in artefacts],
+        )
+        made = [passed] if is_new or passed.merge or passed.gguf else []
+        return ExportRecord(SCHEMA_VERSION, facts.run_dir.run_id, examples, artefacts, [*commands, *made])
 
     if is_new:
         artefacts["adapter"] = _export_adapter(facts, of_adapter)
-    if merge:
+    if asked.merge:
         write_json(facts.run_dir.export_record, record())
-        artefacts |= export_merged(facts, yardstick, scratch, merge_base)
-    for kind in types:
+        artefacts |= export_merged(facts, yardstick, scratch, asked.merge_base)
+    for kind in asked.gguf:
         write_json(facts.run_dir.export_record, record())
         made_of = artefacts["merged"].merge_base
         artefacts[f"gguf-{kind}"] = gguf_files.export_gguf(facts, yardstick, scratch, kind, made_of)

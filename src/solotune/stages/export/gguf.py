@@ -70,7 +70,7 @@ def export_gguf(facts: Facts, yardstick: Yardstick, scratch: Path, kind: str, me
         if measured.runs_past:
             warn(f"llama.cpp doesn't stop at {', '.join(measured.runs_past)} by itself: the Modelfile tells Ollama to")
         artefact = msgspec.structs.replace(
-            measured.artefact, path=f"export/gguf/{kind}", merge_base=merge_base, made_by=made_by
+            measured.artefact, path=f"export/gguf/{kind}", merge_base=merge_base, made_by=made_by, dtype=kind
         )
         (folder / "Modelfile").write_text(modelfile(file, yardstick.encoder), encoding="utf-8")
         (folder / "README.md").write_text(gguf_card(facts, name, artefact, file.name), encoding="utf-8")

@@ -97,7 +97,7 @@ def _merge(facts: Facts, yardstick: Yardstick, kind: str, folder: Path) -> _Cand
     say(f"{changed} layers merged, each proven to be its base's {kind} weight and the adapter's change")
     artefact = yardstick.measure_merged(f"merged ({kind})", folder, tolerance.of_merged(facts.config.export))
     measured = artefact.measured | {"update_kept": proof.update_kept}
-    return _Candidate(folder, msgspec.structs.replace(artefact, merge_base=kind, measured=measured))
+    return _Candidate(folder, msgspec.structs.replace(artefact, merge_base=kind, dtype=dtype, measured=measured))
 
 
 def _distance(artefact: Artefact) -> tuple[bool, float]:
