@@ -4,7 +4,7 @@
 
 strace makes the k-th write, fsync, rename, close and so on of a stage fail with ENOSPC or EIO, or kills the process
 there. Which calls there are tells a first run that is only watched: those on splits, runs, models, caches, lock files
-count, each on its own.
+count, each on its own; of those that close a file, the ones that it was written through.
 After each case nothing that claims to be whole may be broken; the next command goes on, or says what to do; and what
 comes out in the end has the bytes of an undisturbed run.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -52,7 +53,11 @@ STAGES = {
     "train": ["train", "--config", "small.yaml", "--run-id", RUN, *SHORT],
     "evaluate": ["evaluate", "--run", RUN],
     "export": ["export", "--run", RUN, "--merge"],
+    "gguf": ["export", "--run", RUN, "--gguf", "f16"],
+    "measure": ["evaluate", "--run", RUN],
+    "report": ["report", "--run", RUN],
 }
+"""measure: what was exported, beside base and adapter."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class _Machine:
         state = self._folder / "start"
         assert _run(["fetch", "--config", "small.yaml"], state, self._folder / "log") == 0
         _load_libraries()
+        _convert_once(self._folder / "converted")
         for stage, command in STAGES.items():
             self._before[stage] = state
             state = self._copy(state, f"after-{stage}")
@@ -164,6 +170,7 @@ class _Machine:
         found: list[Case] = []
         counts: Counter[str] = Counter()
         main = ""
+        written_through: set[str] = set()
         for line in trace.read_text(errors="replace").splitlines():
             matched = re.match(r"(\d+)\s+(\w+)\((.*)", line)
             if matched is None or matched[2] not in CALLS:
@@ -172,7 +179,13 @@ class _Machine:
             if matched[1] != main:
                 continue  # strace counts for each thread by itself; ours write in the first
             counts[matched[2]] += 1
-            if matched[2] == "openat" and "O_CREAT" not in matched[3]:
+            if matched[2] == "openat":
+                opened = re.search(r"= (\d+)<", matched[3])
+                if opened:
+                    (written_through.add if "O_RDONLY" not in matched[3] else written_through.discard)(opened[1])
+                if "O_CREAT" not in matched[3]:
+                    continue
+            if matched[2] == "close" and matched[3].partition("<")[0] not in written_through:
                 continue
             path = re.search(re.escape(str(work)) + rf"/({_WRITTEN}[^>\"]*)", matched[3])
             relative = re.search(rf'"({_WRITTEN}[^"]*)"', matched[3])
@@ -210,13 +223,12 @@ class _Machine:
         """The next command goes on or says what to do; in the end all is as if nothing had been."""
         command = STAGES[stage]
         run = work / "runs" / RUN
+        exported = _text(run / "export" / "export.json")
         if stage == "train" and run.exists() and '"outcome": null' in _text(run / "manifest.json"):
             command = ["train", "--resume", RUN]
-        elif stage == "train" and run.exists():
-            command = []  # finished, whatever was said
-        elif stage == "export" and '"merged"' in _text(run / "export" / "export.json"):
-            command = []
-        code = _run(command, work, log) if command else 0
+        elif (stage == "train" and run.exists()) or f'"{_EXPORTED.get(stage)}"' in exported:
+            command = STAGES["report"]  # finished, whatever was said; the page may be missing
+        code = _run(command, work, log)
         text = log.read_text(errors="replace")
         if code != 0:
             return [f"afterwards: exit {code}: {text[-600:]}"]
@@ -225,9 +237,11 @@ class _Machine:
         differing = sorted(n for n in ours.keys() | wanted.keys() if ours.get(n) != wanted.get(n))
         if differing:
             wrong.append(f"not as undisturbed: {', '.join(differing)}")
-        # A lock file that a kill left is on nothing, and goes with the next command.
-        names = (".staged*", ".lock") if command else (".staged*",)
+        # A lock file that a kill left is on nothing, and goes with the next command that locks.
+        names = (".staged*",) if command == STAGES["report"] else (".staged*", ".lock")
         left = [p.relative_to(work).as_posix() for name in names for p in work.rglob(name)]
+        # Another process may be writing there: what is left in the cache goes after a day.
+        left = [name for name in left if not name.startswith("cache/")]
         return wrong + ([f"left behind: {left}"] if left else [])
 
     def _copy(self, source: Path, name: str) -> Path:
@@ -307,22 +321,42 @@ def _load_libraries() -> None:
     from solotune.stages import evaluate, export, prepare, train  # noqa: F401
 
 
+def _convert_once(kept: Path) -> None:
+    """llama.cpp's converter takes seconds to start: it runs in the undisturbed export, and then gives what it gave."""
+    from solotune.modeling import gguf_export
+
+    convert = gguf_export._convert
+    kept.mkdir()
+
+    def as_before(folder: Path, *arguments: str) -> None:
+        out = Path(arguments[arguments.index("--outfile") + 1])
+        before = kept / "-".join(word for word in arguments if word != str(out))
+        if not before.exists():
+            convert(folder, *arguments)
+            shutil.copyfile(out, before)
+        shutil.copyfile(before, out)
+
+    gguf_export._convert = as_before
+
+
 def _outcome(work: Path) -> dict[str, str]:
     """What must come out of an experiment, whatever happened on the way: name -> what can be compared."""
     found = {}
     for path in sorted(work.rglob("*")):
         name = path.relative_to(work).as_posix()
         if path.is_file() and re.fullmatch(_COMPARED, name):
-            found[name] = path.read_text() if path.suffix != ".safetensors" else path.read_bytes().hex()
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file() and name.endswith("eval_report.json"):
             found[name] = str({**json.loads(path.read_text()), "seconds": 0, "run_id": ""})
     return found
 
 
+_EXPORTED = {"export": "merged", "gguf": "gguf-f16"}
+"""What export.json says when a stage has done what it was asked for."""
 _WRITTEN = "(?:data/splits|runs|models|cache)"
 _COMPARED = (
     r"data/splits/\w+\.jsonl|runs/[\w-]+/(config\.yaml|predictions\.jsonl|adapter/.*"
-    r"|export/(adapter|merged)/[^/]*\.(safetensors|json|jinja))"
+    r"|export/(adapter|merged)/[^/]*\.(safetensors|json|jinja)|export/gguf/f16/.*\.gguf)"
 )
 
 
