@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from solotune.artifacts.checkpoints import CONTENTS, SCHEMA_VERSION, Checkpoints
+from solotune.artifacts.checkpoints import CONTENTS, SCHEMA_VERSION, Checkpoints, Origin
 from solotune.artifacts.files import write_json
 from solotune.errors import ArtifactError
 
-ORDER = "0" * 64
+ORIGIN = Origin("0" * 64, "1" * 64)
 
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
-    with checkpoints.saving(step, ORDER) as folder:
+    with checkpoints.saving(step, ORIGIN) as folder:
         for name in CONTENTS:
             (folder / name).write_bytes(b"contents!")
         (folder / "adapter_model.safetensors").write_bytes(bytes(1000) + step.to_bytes(4))
@@ -68,7 +68,7 @@ def test_a_save_that_fails_leaves_the_others_and_nothing_else(tmp_path: Path) ->
     save(checkpoints, 2)
 
     def save_on_a_full_disk() -> None:
-        with checkpoints.saving(4, ORDER) as folder:
+        with checkpoints.saving(4, ORIGIN) as folder:
             (folder / "adapter_model.safetensors").write_bytes(b"half")
             raise OSError("the disk is full")
 
@@ -148,4 +148,4 @@ def test_a_deletion_that_is_cut_off_leaves_nothing_that_has_a_checkpoints_name(
 def test_the_order_of_the_packs_is_remembered(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     save(checkpoints, 2)
-    assert checkpoints.manifest(2).order_sha256 == ORDER
+    assert checkpoints.manifest(2).origin == ORIGIN

@@ -289,13 +289,18 @@ def test_a_run_made_like_another_is_cut_as_that_one_was(prepared: Path) -> None:
     assert (layout.sequences, layout.accumulation) == (1, 4)
 
 
-def test_a_checkpoint_of_other_packs_is_set_aside(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("of", "words"), [("order_sha256", "packs"), ("config_sha256", "settings")])
+def test_a_checkpoint_of_another_run_is_set_aside(
+    prepared: Path, capsys: pytest.CaptureFixture[str], of: str, words: str
+) -> None:
     train.run(load(prepared), A, train.Trial(Path("trial"), until=4))
     path = Path("trial") / A / "checkpoints" / "step-000004" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "order_sha256": "0" * 64}))
+    manifest = json.loads(path.read_text())
+    manifest["origin"][of] = "0" * 64
+    path.write_text(json.dumps(manifest))
     train.resume(A, trial=train.Trial(Path("trial"), until=99))
     said = capsys.readouterr()
-    assert "checkpoint set aside: step-000004: manifest.json is of other packs" in said.err
+    assert f"checkpoint set aside: step-000004: manifest.json is of other {words}" in said.err
     assert "goes on from step 2" in said.out
 
 

@@ -20,7 +20,7 @@ from solotune.artifacts.files import (
 )
 from solotune.errors import ArtifactError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 STATE_TENSORS = "state.safetensors"
 """Moments of the optimiser, and the generators of torch."""
@@ -32,12 +32,20 @@ CONTENTS = (*ADAPTER, STATE_TENSORS, STATE_VALUES, TRAINER_STATE)
 _STEP = re.compile(r"step-(\d{6,})")
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a checkpoint is of."""
+
+    config_sha256: str
+    """Of the run's config.yaml."""
+    order_sha256: str
+    """Of the packs: which rows are in which sequence."""
+
+
 class CheckpointManifest(msgspec.Struct, frozen=True):
     schema_version: int
     step: int
     files: dict[str, FileRecord]
-    order_sha256: str
-    """Of the packs: which rows are in which sequence."""
+    origin: Origin
 
 
 class Checkpoints:
@@ -60,7 +68,7 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     @contextmanager
-    def saving(self, step: int, order_sha256: str) -> Iterator[Path]:
+    def saving(self, step: int, origin: Origin) -> Iterator[Path]:
         """Yields a folder to fill; it becomes the checkpoint of `step`, with a manifest of hashes, when the block ends.
 
         A folder of that name that is there already (a run that was resumed before it) is replaced.
@@ -69,23 +77,24 @@ class Checkpoints:
         discard(target)
         with atomic_folder(target) as staged:
             yield staged
-            manifest = CheckpointManifest(SCHEMA_VERSION, step, record_files(staged), order_sha256)
+            manifest = CheckpointManifest(SCHEMA_VERSION, step, record_files(staged), origin)
             write_json(staged / "manifest.json", manifest)
 
     def manifest(self, step: int) -> CheckpointManifest:
         """Of a checkpoint that is whole."""
         return msgspec.json.decode((self.path(step) / "manifest.json").read_bytes(), type=CheckpointManifest)
 
-    def _of_other_packs(self, step: int, order_sha256: str | None) -> list[str]:
-        if order_sha256 in (None, self.manifest(step).order_sha256):
+    def _of_another_run(self, step: int, origin: Origin | None) -> list[str]:
+        found = self.manifest(step).origin
+        if origin is None or found == origin:
             return []
-        return ["manifest.json is of other packs"]
+        return [f"manifest.json is of other {'packs' if found.order_sha256 != origin.order_sha256 else 'settings'}"]
 
-    def newest_whole(self, order_sha256: str | None = None) -> tuple[Path | None, list[str]]:
+    def newest_whole(self, origin: Origin | None = None) -> tuple[Path | None, list[str]]:
         """The newest checkpoint whose every byte is as written, and what was wrong with newer ones.
 
         Args:
-            order_sha256: of the run's packs; a checkpoint of others is none of this run.
+            origin: of the run's checkpoints; one of another is set aside too.
 
         Broken ones are renamed to `broken-…`, so that nothing takes them for whole later.
 
@@ -99,7 +108,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                damage = _damage(path) or self._of_other_packs(step, order_sha256)
+                damage = _damage(path) or self._of_another_run(step, origin)
             except OSError as error:  # a bad sector; or no folder at all
                 damage = [f"it can't be read ({error.strerror})"]
             if not damage:

@@ -24,9 +24,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from solotune.artifacts.checkpoints import TRAINER_STATE, Checkpoints
+from solotune.artifacts.checkpoints import TRAINER_STATE, Checkpoints, Origin
 from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
-from solotune.artifacts.files import fsync_file
+from solotune.artifacts.files import fsync_file, sha256_file
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir
 from solotune.config.schema import RunConfig
@@ -89,7 +89,7 @@ class AdapterTrainer(trl.SFTTrainer):
         )
         self.rows, self.sequences = train_rows, sequences
         self.train_dataset = sequences
-        self.order_sha256 = sequences.order_sha256
+        self.origin = Origin(sha256_file(run.config), sequences.order_sha256)
         keep_float32(self.model)
         # On a processor there is nothing to launch, and compiling would ask for a compiler.
         compiled = config.device == "cuda"
@@ -221,7 +221,7 @@ class AdapterTrainer(trl.SFTTrainer):
             )
             if self.run.metrics.exists():
                 fsync_file(self.run.metrics)  # the log is no shorter than the checkpoint, whatever happens next
-            with self.checkpoints.saving(step, self.order_sha256) as folder:
+            with self.checkpoints.saving(step, self.origin) as folder:
                 save_adapter(self.model, folder, self.config.model)
                 save_state(self.optimizer, self.lr_scheduler, folder)
                 self.state.save_to_json(str(folder / TRAINER_STATE))
