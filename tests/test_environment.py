@@ -127,6 +127,21 @@ def test_gpus_are_those_of_nvidia_smi(
 
 
 @pytest.mark.parametrize(
+    ("visible", "names"),
+    [("1", ["second"]), ("", []), ("7", ["first", "second"]), ("GPU-4c1", ["first", "second"])],
+)
+def test_a_run_is_described_with_the_gpu_that_it_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'first, 24564 MiB, 1'\necho 'second, 16380 MiB, 1'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu["name"] for gpu in environment.own_gpu()] == names
+
+
+@pytest.mark.parametrize(
     ("device", "visible", "then"),
     [("cuda", None, "0"), ("cuda", "2,3", "2"), ("cuda", "1", "1"), ("cuda", "", ""), ("cpu", "1", "")],
 )

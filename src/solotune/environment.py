@@ -95,7 +95,7 @@ def describe(root: Path) -> dict[str, Any]:
         "wsl": is_wsl(),
         "cpu_count": os.cpu_count(),
         "processor": _processor(),
-        "gpu": _own_gpu(),
+        "gpu": own_gpu(),
     }
 
 
@@ -180,8 +180,8 @@ def gpus() -> list[dict[str, str]]:
     return [{"name": r[0], "memory": r[1], "driver": r[2]} for r in rows if len(r) == 3]
 
 
-def _own_gpu() -> list[dict[str, str]]:
-    """The one that `prepare_process` made visible, or none; all of them where that is told otherwise."""
+def own_gpu() -> list[dict[str, str]]:
+    """The one that `prepare_process` made visible, or none; all of them where its name isn't a number."""
     found, visible = gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible == "":
         return []

@@ -36,3 +36,11 @@ def test_the_first_signal_saves_and_stops_and_the_second_stops_at_once(
         assert caught.value.exit_code == 143
         assert str(caught.value) == "stopped at once; go on with X"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_peak_of_memory_is_that_of_all_processes_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "vram_bytes": 5}\n{"step": 2, "vram_bytes": 9}\n{"step": 3, "vram_bytes": 11}\n')
+    log = MetricsLog(path, lambda: (1, 1), resumed_at=2)
+    assert log.peak_vram_bytes == 9
+    log.close()

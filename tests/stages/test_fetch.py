@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.helpers import make_config
 
+from solotune.artifacts.lock import held
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ArtifactError, ModelError
@@ -34,6 +35,16 @@ def test_a_folder_is_copied_hashed_and_left_alone_the_second_time(source: Path) 
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= manifest.files.keys()
     before = model.manifest_path.stat().st_mtime_ns
     assert fetch.run(config).manifest_path.stat().st_mtime_ns == before
+
+
+def test_of_two_fetches_into_one_folder_the_second_is_told(source: Path) -> None:
+    Path("models").mkdir()
+    with (
+        held(Path("models"), "fetch (another)"),
+        pytest.raises(ArtifactError, match=r"`fetch \(another\)` works in models"),
+    ):
+        fetch.run(config_for(source))
+    fetch.run(config_for(source)).open(hashes=True)
 
 
 def test_a_change_of_what_was_brought_doesnt_reach_what_was_fetched(source: Path) -> None:

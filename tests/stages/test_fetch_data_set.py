@@ -15,6 +15,7 @@ from tests.helpers import make_config
 from tests.stages.hub import COMMIT, NAME, Hub, serving
 
 from solotune.artifacts.data_dir import DataDir
+from solotune.artifacts.lock import held
 from solotune.config.schema import HubDataset
 from solotune.errors import ArtifactError, DataError
 from solotune.stages import prepare
@@ -120,6 +121,13 @@ def refused(name: str = NAME, revision: str = COMMIT, patterns: tuple[str, ...] 
     assert brought() == [] if Path("data/hub").exists() else True
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
+
+
+def test_of_two_fetches_of_data_the_second_is_told(hub: Hub) -> None:
+    Path("data/hub").mkdir(parents=True)
+    with held(Path("data/hub"), "fetch (other/rows)"), pytest.raises(ArtifactError, match=r"fetch \(other/rows\)"):
+        data_set.bring(PINNED, ("data/train-*",))
+    assert not [name for name in brought() if name.endswith((".jsonl", ".gz"))]
 
 
 def test_an_unknown_data_set(hub: Hub) -> None:

@@ -125,7 +125,7 @@ def _room(config: RunConfig, vram: float | None) -> tuple[float, str]:
         return float(psutil.virtual_memory().available), "this machine"
     if vram is not None:
         return allowed(config, vram * GIB), f"a card of {vram:g} GB"
-    found = environment.gpus()
+    found = environment.own_gpu()
     if not found:
         raise MachineError(
             "the config asks for a CUDA GPU (device: cuda) and nvidia-smi lists none",
