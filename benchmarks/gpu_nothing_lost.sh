@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Nothing lost, on a GPU: a random 1B model, LoRA and QLoRA, packed, with dropout and without: the same adapter from two
-# runs, from `verify`'s, from one stopped by SIGTERM and from five that were killed at random moments.
+# Nothing lost, on a GPU: a random 1B model, LoRA and QLoRA, packed, with dropout and without, 8-bit and paged optimisers,
+# recomputed layers: the same adapter from two runs, from `verify`'s, from those stopped by SIGTERM and resumed, and from
+# five that were killed at random moments after their first save.
 # Run in the root of a checkout; `python3` must hold what pyproject.toml asks for. Every line of the result has the
 # command and the adapter's sha256; summary in $OUT/nothing_lost.json. Runs share the card, and the second ones compile
 # everything anew, in a cache of their own.
@@ -28,12 +29,21 @@ given=(--set model.source=folder --set model.name_or_path=random-1b --set model.
 if [[ $small ]]; then # on a processor, to try the way
     given+=(--set device=cpu --set training.max_length=256 --set training.gradient_accumulation_steps=1)
 else
-    # Seven side by side have room on a card of 80 GB.
-    given+=(--set card.vram_gib=9)
+    # Eight side by side have room on a card of 80 GB.
+    given+=(--set card.vram_gib=8.5)
 fi
 lora=(--config configs/sft_lora.yaml "${given[@]}")
 qlora=(--config configs/sft_qlora.yaml "${given[@]}")
-dropout=(--set lora.lora_dropout=0.05)
+kinds=(lora-dropout lora-plain qlora-dropout qlora-plain qlora-8bit qlora-paged qlora-recomputed)
+arguments_of() {
+    if [[ $1 == lora-* ]]; then arguments=("${lora[@]}"); else arguments=("${qlora[@]}"); fi
+    [[ $1 == *-plain ]] || arguments+=(--set lora.lora_dropout=0.05)
+    case $1 in
+        *-8bit) arguments+=(--set training.optim=adamw_8bit) ;;
+        *-paged) arguments+=(--set training.optim=paged_adamw_8bit) ;;
+        *-recomputed) arguments+=(--set training.activation_checkpointing=true) ;;
+    esac
+}
 
 solotune() { python3 -P -m solotune "$@"; }
 adapter() { sha256sum "runs/$1/adapter/adapter_model.safetensors" | cut -d ' ' -f 1; }
@@ -55,16 +65,16 @@ train() { # NAME, then the command's own arguments
     fi
 }
 
-stop_and_go_on() {
-    local name=qlora-dropout-stopped run code=0 pid
+stop_and_go_on() { # NAME, then the command's own arguments
+    local name=$1 run code=0 pid
     run=$(id "$name")
-    solotune train "${qlora[@]}" "${dropout[@]}" --run-id "$run" > "$work/$name.log" 2>&1 &
+    solotune train "${@:2}" --run-id "$run" > "$work/$name.log" 2>&1 &
     pid=$!
     until grep -qs '"step": 2' "runs/$run/metrics.jsonl" || ! kill -0 "$pid" 2> /dev/null; do sleep 0.1; done
     kill -TERM "$pid" 2> /dev/null || true
     wait "$pid" || code=$?
     solotune train --resume "$run" >> "$work/$name.log" 2>&1 || true
-    note "$name" "solotune train …; SIGTERM after step 2 (exit code $code); solotune train --resume" \
+    note "$name" "solotune train ${*:2}; SIGTERM after step 2 (exit code $code); solotune train --resume" \
         "$(adapter "$run" 2> /dev/null || echo "failed: $(tail -n 1 "$work/$name.log" | tr '\t' ' ')")"
 }
 
@@ -77,7 +87,9 @@ verify() {
 
 kills() {
     local code=0
-    python3 -P "$root/tests/faults/kills.py" "${qlora[@]}" "${dropout[@]}" --kills 5 --seed 1 \
+    arguments_of qlora-dropout
+    python3 -P "$root/tests/faults/kills.py" "${arguments[@]}" --set training.max_steps=24 \
+        --set training.save_steps=1 --kills 5 --late 1 --seed 1 \
         --json "$work/kills.json" > "$work/kills.log" 2>&1 || code=$?
     tail -n 6 "$work/kills.log"
     note kills "tests/faults/kills.py … --kills 5 (QLoRA, dropout; exit code $code)" \
@@ -93,21 +105,27 @@ clock 'model and rows'
 # The longest first; it goes on beside all others.
 kills &
 first=()
-train qlora-dropout-1 "${qlora[@]}" "${dropout[@]}" & first+=($!)
-train lora-dropout-1 "${lora[@]}" "${dropout[@]}" & first+=($!)
-train qlora-plain-1 "${qlora[@]}" & first+=($!)
-train lora-plain-1 "${lora[@]}" & first+=($!)
+for kind in "${kinds[@]}"; do
+    arguments_of "$kind"
+    train "$kind-1" "${arguments[@]}" & first+=($!)
+done
 wait "${first[@]}"
 clock 'first runs'
-verify &
-stop_and_go_on &
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor-2
-train qlora-dropout-2 "${qlora[@]}" "${dropout[@]}" &
-train lora-dropout-2 "${lora[@]}" "${dropout[@]}" &
-train qlora-plain-2 "${qlora[@]}" &
-train lora-plain-2 "${lora[@]}" &
+second=()
+for kind in "${kinds[@]}"; do
+    arguments_of "$kind"
+    train "$kind-2" "${arguments[@]}" & second+=($!)
+done
+wait "${second[@]}"
+clock 'second runs'
+for kind in qlora-dropout qlora-8bit qlora-paged qlora-recomputed; do
+    arguments_of "$kind"
+    stop_and_go_on "$kind-stopped" "${arguments[@]}" &
+done
+verify &
 wait
-clock 'second runs, stopped and resumed, verify, kills'
+clock 'stopped and resumed, verify, kills'
 
 for run in runs/*/; do
     name=$(basename "$run")
@@ -128,14 +146,15 @@ hashes = {name: found for name, found, _ in rows}
 manifests = {path.parent.name: json.loads(path.read_text()) for path in runs.glob("2*/manifest.json")}
 equal = {
     kind: hashes.get(f"{kind}-1") == hashes.get(f"{kind}-2") and len(hashes.get(f"{kind}-1", "")) == 64
-    for kind in ("lora-dropout", "lora-plain", "qlora-dropout", "qlora-plain")
+    for kind in (name.removesuffix("-1") for name in hashes if name.endswith("-1"))
 }
-equal["stopped and resumed"] = hashes.get("qlora-dropout-stopped") == hashes.get("qlora-dropout-1")
+for name in (name for name in hashes if name.endswith("-stopped")):
+    equal[f"{name} and resumed"] = hashes[name] == hashes.get(f"{name.removesuffix('-stopped')}-1")
 found = json.loads(kills.read_text()) if kills.exists() else None
 if found:
     found["of_five_equal"] = sum(kill["equal"] for kill in found["kills"])
     equal["killed and resumed"] = all(kill["equal"] for kill in found["kills"])
-    equal["kills' undisturbed run is the others'"] = found["adapter"] == hashes.get("qlora-dropout-1")
+    equal["each killed one resumed from a checkpoint"] = all(any(kill["resumed_from"]) for kill in found["kills"])
 verified = next((m["verification"] for m in manifests.values() if m.get("verification")), None)
 equal["verify"] = bool(verified) and hashes.get("verify") == "exit code 0"
 report = {
