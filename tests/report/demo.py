@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,7 @@ def _prediction(chance: random.Random, number: int, skill: float) -> Prediction:
     )
 
 
+@cache
 def _commands() -> list[str]:
     return [line for line in COMMANDS.read_text().splitlines() if '"split": "train"' not in line]
 
