@@ -13,18 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.browser.chromium import PROGRAM, Page  # the tests' own driver
 from tests.report.demo import make_run
 
 from solotune.artifacts.measured import Prediction
@@ -44,11 +46,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    assert PROGRAM, "no Chromium: apt-get install chromium"
     result = given.json and given.json.resolve()
-    browser = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    machine = {"browser": browser, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "times": given.times}
-    print(f"{browser}, {machine['cores']} cores, load {machine['load']}")
+    with chromium() as browser:
+        version = f"Chromium {browser.version}"
+    machine = {"browser": version, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "times": given.times}
+    print(f"{version}, {machine['cores']} cores, load {machine['load']}")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as temporary:
         os.chdir(temporary)
         found = {name: page_of(rows, more, given.times) for name, (rows, more) in CASES.items()}
@@ -108,18 +110,27 @@ def index(times: int) -> dict[str, Any]:
 def opened(path: Path, times: int) -> dict[str, Any]:
     """Milliseconds of the first opening, and the median of all."""
     rows, painted = [], []
-    with tempfile.TemporaryDirectory() as profile, Page(Path(profile)) as page:
-        page.view(1280)
-        page.before_each(AFTER_PAINT)
+    with chromium() as browser, browser.new_page(viewport={"width": 1280, "height": 900}) as page:
+        page.add_init_script(AFTER_PAINT)
         for _ in range(times):
-            page.load(path.resolve().as_uri())
-            assert page.complaints() == []
-            rows.append(page.value("performance.getEntriesByName('rows-shown')[0].startTime"))
-            painted.append(page.value("painted"))
+            page.goto(path.resolve().as_uri())
+            rows.append(page.evaluate("performance.getEntriesByName('rows-shown')[0].startTime"))
+            painted.append(page.wait_for_function("window.painted").json_value())
+        assert page.console_messages() == []
+        assert page.page_errors() == []
     return {
         name: {"first": round(taken[0], 1), "median": round(statistics.median(taken), 1)}
         for name, taken in (("rows_ms", rows), ("painted_ms", painted))
     }
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser that has just begun."""
+    program = shutil.which("chromium")
+    assert program, "no Chromium: sudo apt-get install chromium"
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=program) as browser:
+        yield browser
 
 
 if __name__ == "__main__":

@@ -94,12 +94,12 @@ sync() {
 
 install() {
     if [ -z "${UV_DEFAULT_INDEX-}" ]; then
-        "$uv" sync --locked --all-extras --no-build --python "$python"
+        "$uv" sync --locked --all-extras --group browser --no-build --python "$python"
         return
     fi
     # With another index than the one in uv.lock, uv takes the lock for outdated. Its hashes hold for any mirror.
     local pins=.venv-tools/requirements.txt
-    env -u UV_DEFAULT_INDEX "$uv" export --quiet --locked --all-extras --no-emit-project --python "$python" --output-file "$pins" &&
+    env -u UV_DEFAULT_INDEX "$uv" export --quiet --locked --all-extras --group browser --no-emit-project --python "$python" --output-file "$pins" &&
         "$uv" venv --quiet --allow-existing --python "$python" .venv &&
         "$uv" pip sync --require-hashes --no-build --python .venv "$pins" &&
         "$uv" pip install --no-deps --python .venv --editable .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from playwright.sync_api import Locator, Page, expect
 from tests.browser import axe
-from tests.browser.chromium import PROGRAM, Page
+from tests.browser.looks import DARK, PHONE, wide
 from tests.browser.served import ATTACKS, Served
 from tests.report.demo import make_hostile_run, make_run
 
@@ -19,10 +20,7 @@ from solotune.artifacts.measured import Prediction
 from solotune.artifacts.run_dir import RunDir
 from solotune.report import write_index, write_run_page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get install chromium"),
-]
+pytestmark = pytest.mark.browser
 
 Shown = Callable[[RunDir], str]
 
@@ -35,10 +33,9 @@ def shown(page: Page, served: Served, monkeypatch: pytest.MonkeyPatch) -> Shown:
     def show(run_dir: RunDir) -> str:
         write_run_page(run_dir)
         url = f"{served.url}/{run_dir.page.as_posix()}"
-        page.load(url)
+        page.goto(url)
         return url
 
-    page.view(1280)
     return show
 
 
@@ -53,24 +50,18 @@ def rewrite(run_dir: RunDir, rows: list[Prediction]) -> None:
     run_dir.predictions.write_bytes(msgspec.json.Encoder().encode_lines(rows))
 
 
-def ids(page: Page) -> list[str]:
-    found: list[str] = page.value("[...document.querySelectorAll('#rows h3')].map(h => h.textContent)")
-    return found
+def ids(page: Page) -> Locator:
+    return page.locator("#rows h3")
 
 
-def choose(page: Page, **values: str) -> None:
-    """Sets controls of the answers, as a person would, and waits for what comes of it."""
-    for name, value in values.items():
-        page.value(
-            f"(() => {{ const c = document.querySelector('#row-controls [name={name}]'); c.value = {json.dumps(value)};"
-            "c.dispatchEvent(new Event('input', {bubbles: true})); })()"
-        )
-    page.value("new Promise(done => setTimeout(done, 300))")
+def choose(page: Page, **options: str) -> None:
+    """Sets controls of the answers, each by its name and what it then shows."""
+    for name, option in options.items():
+        page.get_by_role("combobox", name=name, exact=True).select_option(label=option)
 
 
-def status(page: Page) -> str:
-    text: str = page.value("document.getElementById('row-status').textContent")
-    return text
+def search(page: Page, text: str) -> None:
+    page.get_by_role("searchbox", name="Text").fill(text)
 
 
 def exact(row: Prediction) -> float:
@@ -86,19 +77,35 @@ def harm(row: Prediction) -> tuple[float, float]:
 # What it shows
 
 
-def test_it_loads_without_a_complaint_and_asks_for_nothing(page: Page, shown: Shown, served: Served) -> None:
-    url = shown(make_run(RUNS))
-    assert page.complaints() == []
-    assert page.requests() == [url]
-    assert served.paths == [f"/{url.split('/', 3)[3]}"]
-    policy = page.value("document.querySelector('meta[http-equiv=Content-Security-Policy]').content")
+def test_it_loads_without_a_complaint_and_asks_for_nothing(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch, complaints: list[str], requests: list[str]
+) -> None:
+    monkeypatch.chdir(served.folder)
+    run_dir = make_run(RUNS)
+    write_run_page(run_dir)
+    url = f"{served.url}/{run_dir.page.as_posix()}"
+    page.goto(url, wait_until="networkidle")
+    assert complaints == []
+    assert requests == [url]
+    assert served.paths == [f"/{run_dir.page.as_posix()}"]
+    policy = page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content") or ""
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
 
 
+def test_it_needs_no_server(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaints: list[str]) -> None:
+    """As it is opened by a double click."""
+    monkeypatch.chdir(tmp_path)
+    run_dir = make_run(RUNS)
+    write_run_page(run_dir)
+    page.goto(run_dir.page.resolve().as_uri(), wait_until="networkidle")
+    expect(ids(page)).to_have_count(10)
+    assert complaints == []
+
+
 def test_the_verdict_comes_first(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS))
-    first = page.value("document.querySelector('main').innerText.trim().split('\\n').slice(0, 3)")
+    first = page.get_by_role("main").inner_text().strip().split("\n")[:3]
     assert first[0] == "▲ Better than the base model"
     assert "95 % interval" in " ".join(first)
 
@@ -114,32 +121,40 @@ def test_the_verdict_comes_first(page: Page, shown: Shown) -> None:
     ids=["trained", "unfinished", "nothing logged", "one row, one step"],
 )
 def test_a_run_that_isnt_complete_has_a_page_without_a_complaint(
-    page: Page, shown: Shown, changes: dict[str, Any]
+    page: Page, shown: Shown, complaints: list[str], changes: dict[str, Any]
 ) -> None:
     shown(make_run(RUNS, **changes))
-    assert page.complaints() == []
-    assert page.value("document.querySelectorAll('h1').length") == 1
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    assert complaints == []
 
 
 def test_curves_are_read_by_keyboard_all_at_the_same_step(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS))
-    page.value("document.querySelector('#loss-curve .slider').focus()")
-    page.press("Home", 36)
+    loss = page.get_by_role("slider", name="Loss, by step")
+    loss.press("Home")
     for _ in range(4):
-        page.press("ArrowRight", 39)
-    assert page.value("document.activeElement.getAttribute('aria-valuetext')").startswith("step 5: train ")
-    readouts = page.value(
-        "[...document.querySelectorAll('#training ~ * .readout')].map(p => p.textContent.split(':')[0])"
-    )
-    assert readouts == ["step 5"] * 5
+        loss.press("ArrowRight")
+    expect(loss).to_be_focused()
+    expect(loss).to_have_attribute("aria-valuetext", re.compile("^step 5: train "))
+    expect(page.locator("#training ~ * .readout")).to_have_text([re.compile("^step 5: ")] * 5)
+
+
+def test_curves_are_read_with_a_pointer(page: Page, shown: Shown) -> None:
+    shown(make_run(RUNS))
+    loss = page.get_by_role("slider", name="Loss, by step")
+    loss.hover()
+    expect(page.locator("#training ~ * .readout")).to_have_text([re.compile("^step (29|30)\\d: ")] * 5)
+    page.get_by_role("heading", level=1).hover()
+    expect(page.locator("#loss-curve .readout")).to_be_empty()
 
 
 def test_the_loss_can_be_seen_on_a_logarithmic_axis(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS))
-    before = page.value("document.querySelector('#loss-curve path').getAttribute('d')")
-    page.value("document.getElementById('loss-log').click()")
-    assert page.value("document.querySelector('#loss-curve path').getAttribute('d')") != before
-    assert "logarithmic" in page.value("document.querySelector('#loss-curve svg').textContent")
+    curve = page.locator("#loss-curve path").first
+    before = curve.get_attribute("d") or ""
+    page.get_by_label("logarithmic").click()
+    expect(curve).not_to_have_attribute("d", before)
+    expect(page.locator("#loss-curve svg")).to_contain_text("logarithmic")
 
 
 # What can be done with the answers
@@ -149,53 +164,53 @@ def test_rows_come_worst_first_and_best_first(page: Page, shown: Shown) -> None:
     run_dir = make_run(RUNS, rows=60)
     rows = predictions(run_dir)
     shown(run_dir)
-    worst = sorted(rows, key=harm, reverse=True)
-    assert ids(page) == [row.id for row in worst[:10]]
-    choose(page, order="best")
-    assert ids(page) == [row.id for row in sorted(rows, key=harm)[:10]]
-    choose(page, order="own-worst", measure="loss")
-    assert ids(page)[0] == max(rows, key=lambda row: row.adapter.nll / row.adapter.tokens).id
-    choose(page, order="file")
-    assert ids(page) == [row.id for row in rows[:10]]
+    expect(ids(page)).to_have_text([row.id for row in sorted(rows, key=harm, reverse=True)[:10]])
+    choose(page, Order="best change first")
+    expect(ids(page)).to_have_text([row.id for row in sorted(rows, key=harm)[:10]])
+    choose(page, Order="adapter's worst first", Measure="loss")
+    expect(ids(page).first).to_have_text(max(rows, key=lambda row: row.adapter.nll / row.adapter.tokens).id)
+    choose(page, Order="as in the file")
+    expect(ids(page)).to_have_text([row.id for row in rows[:10]])
 
 
 def test_rows_are_filtered_by_tag_text_and_change(page: Page, shown: Shown) -> None:
     run_dir = make_run(RUNS, rows=60)
     rows = predictions(run_dir)
     shown(run_dir)
-    tags = page.value("[...document.querySelectorAll('#row-controls [name=tag] option')].map(o => o.textContent)")
-    tag = "refusal"
-    tagged = [row for row in rows if tag in row.tags]
-    choose(page, tag=str(tags.index(f"{tag} ({len(tagged)})") - 1), order="file", size="100")
-    assert ids(page) == [row.id for row in tagged]
-    assert status(page) == f"1 to {len(tagged)} of {len(tagged)} of 60 rows"
+    status = page.locator("#row-status")
+    tagged = [row.id for row in rows if "refusal" in row.tags]
+    choose(page, Tag=f"refusal ({len(tagged)})", Order="as in the file")
+    choose(page, **{"A page": "100 rows"})
+    expect(ids(page)).to_have_text(tagged)
+    expect(status).to_have_text(f"1 to {len(tagged)} of {len(tagged)} of 60 rows")
 
-    choose(page, tag="", text="KITCHEN")
+    choose(page, Tag="all (60)")
+    search(page, "KITCHEN")
     texts = {row.id: " ".join([row.reference, row.base.answer, *(m["content"] for m in row.messages)]) for row in rows}
-    assert ids(page) == [i for i, text in texts.items() if "kitchen" in text.lower()]
+    expect(ids(page)).to_have_text([i for i, text in texts.items() if "kitchen" in text.lower()])
 
-    choose(page, text="", measure="exact_match", change="better")
-    assert set(ids(page)) == {row.id for row in rows if exact(row) < 0}
-    choose(page, text="no row says this")
-    assert status(page) == "No row matches; there are 60."
-    page.value("document.querySelector('#row-controls [type=reset]').click()")
-    page.value("new Promise(done => setTimeout(done, 100))")
-    assert status(page) == "1 to 10 of 60 rows"
+    search(page, "")
+    choose(page, Measure="exact_match", Rows="that got better")
+    expect(ids(page)).to_have_text([row.id for row in rows if exact(row) < 0])
+    search(page, "no row says this")
+    expect(status).to_have_text("No row matches; there are 60.")
+    page.get_by_role("button", name="Reset").click()
+    expect(status).to_have_text("1 to 10 of 60 rows")
 
 
 def test_pages_are_turned_by_keyboard(page: Page, shown: Shown) -> None:
     run_dir = make_run(RUNS, rows=25)
     rows = predictions(run_dir)
     shown(run_dir)
-    choose(page, order="file")
-    page.value("document.getElementById('page-on').focus()")
-    page.press("Enter", 13)
-    assert ids(page) == [row.id for row in rows[10:20]]
-    page.press("Enter", 13)
-    assert page.value("document.getElementById('page-number').textContent") == "Page 3 of 3"
-    assert page.value("document.getElementById('page-on').disabled")
-    page.value("document.getElementById('page-first').click()")
-    assert ids(page) == [row.id for row in rows[:10]]
+    choose(page, Order="as in the file")
+    on = page.get_by_role("button", name="Next")
+    on.press("Enter")
+    expect(ids(page)).to_have_text([row.id for row in rows[10:20]])
+    page.keyboard.press("Enter")
+    expect(page.locator("#page-number")).to_have_text("Page 3 of 3")
+    expect(on).to_be_disabled()
+    page.get_by_role("button", name="First").click()
+    expect(ids(page)).to_have_text([row.id for row in rows[:10]])
 
 
 def test_only_words_that_differ_are_marked(page: Page, shown: Shown) -> None:
@@ -205,30 +220,30 @@ def test_only_words_that_differ_are_marked(page: Page, shown: Shown) -> None:
     answers = [msgspec.structs.replace(row.base, answer=text) for text in (before, after)]
     rewrite(run_dir, [msgspec.structs.replace(row, reference=before, base=answers[0], adapter=answers[1])])
     shown(run_dir)
-    pair = "[...document.querySelectorAll('#rows .pair section')]"
-    assert page.value(f"{pair}.map(s => s.querySelector('.data').textContent)") == [before, after]
-    marked = f"{pair}.map(s => [...s.querySelectorAll('mark')].map(m => m.textContent))"
-    assert page.value(marked) == [["hall"], ["kitchen", " do"]]
-    choose(page, marks="reference")
-    assert page.value(f"{pair}[1].querySelector('.data').textContent") == "turn the hallkitchen light on, please do"
-    assert page.value(f"[...{pair}[1].querySelectorAll('del')].map(m => m.textContent)") == ["hall"]
-    assert "equals the reference" in page.value(f"{pair}[0].innerText")
+    left, right = page.locator("#rows .pair section").all()
+    expect(left.locator(".data")).to_have_text(before)
+    expect(right.locator(".data")).to_have_text(after)
+    expect(left.locator("mark")).to_have_text(["hall"])
+    expect(right.locator("mark")).to_have_text(["kitchen", "do"])
+    choose(page, Marked="against the reference")
+    expect(right.locator(".data")).to_have_text("turn the hallkitchen light on, please do")
+    expect(right.locator("del")).to_have_text(["hall"])
+    expect(left).to_contain_text("equals the reference")
 
 
 def test_a_row_that_got_worse_leads_to_its_answers(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS, rows=60, skill=0.4))
-    wanted = page.value("document.querySelector('button[data-row]').dataset.row")
-    page.value("document.querySelector('button[data-row]').click()")
-    page.value("new Promise(done => setTimeout(done, 100))")
-    assert ids(page) == [wanted]
-    assert page.value("document.activeElement.name") == "text"
+    row = page.locator("button[data-row]").first
+    wanted = row.get_attribute("data-row") or ""
+    row.click()
+    expect(ids(page)).to_have_text([wanted])
+    expect(page.get_by_role("searchbox", name="Text")).to_be_focused()
 
 
 def test_exported_models_can_be_put_beside_the_adapter(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS, rows=5))
-    choose(page, left="adapter", right="merged")
-    titles = page.value("[...document.querySelectorAll('#rows li:first-child h4 b')].map(b => b.textContent)")
-    assert titles == ["adapter", "merged"]
+    choose(page, Left="adapter", Right="merged")
+    expect(page.locator("#rows li:first-child h4 b")).to_have_text(["adapter", "merged"])
 
 
 def test_a_long_answer_is_folded_until_it_is_wanted(page: Page, shown: Shown) -> None:
@@ -238,11 +253,14 @@ def test_a_long_answer_is_folded_until_it_is_wanted(page: Page, shown: Shown) ->
         run_dir, [msgspec.structs.replace(row, adapter=msgspec.structs.replace(row.adapter, answer="long " * 2000))]
     )
     shown(run_dir)
-    height = "document.querySelector('#rows .pair section + section .data').getBoundingClientRect().height"
-    folded = page.value(height)
-    page.value("document.querySelector('#rows .pair button').click()")
-    assert page.value("document.querySelector('#rows .pair button').getAttribute('aria-expanded')") == "true"
-    assert page.value(height) > 3 * folded
+    answer = page.locator("#rows .pair section + section .data")
+    folded = answer.bounding_box()
+    page.get_by_role("button", name="Show all (10,000 characters)").click()
+    expect(page.get_by_role("button", name="Fold")).to_have_attribute("aria-expanded", "true")
+    unfolded = answer.bounding_box()
+    assert folded
+    assert unfolded
+    assert unfolded["height"] > 3 * folded["height"]
 
 
 # What others wrote
@@ -250,27 +268,28 @@ def test_a_long_answer_is_folded_until_it_is_wanted(page: Page, shown: Shown) ->
 
 @pytest.mark.parametrize("attack", [*ATTACKS, " ".join(ATTACKS)], ids=[*map(str, range(len(ATTACKS))), "all"])
 def test_hostile_texts_are_shown_and_nothing_comes_of_them(
-    page: Page, shown: Shown, served: Served, attack: str
+    page: Page, shown: Shown, served: Served, complaints: list[str], requests: list[str], attack: str
 ) -> None:
     url = shown(make_hostile_run(RUNS, attack))
-    assert page.complaints() == [], "not even a rule of the page had to stop anything"
-    assert page.requests() == [url]
+    page.wait_for_load_state("networkidle")
+    assert complaints == [], "not even a rule of the page had to stop anything"
+    assert requests == [url]
     assert len(served.paths) == 1
-    assert page.value("document.title").startswith("home: run ")
+    assert page.title().startswith("home: run ")
     forbidden = "img, iframe, base, link, object, embed, [onload], [onerror], [onfocus], svg style, [srcdoc]"
-    assert page.value(f"document.querySelectorAll('{forbidden}').length") == 0
-    assert page.value("document.querySelectorAll('script').length") == 2
-    assert page.value("[...document.links].every(a => a.protocol === location.protocol)")
-    assert page.value("document.body.innerText").count(attack[:12]) > 10 or "\x1b" in attack
-    assert page.value("document.documentElement.scrollWidth") <= 1280
+    expect(page.locator(forbidden)).to_have_count(0)
+    expect(page.locator("script")).to_have_count(2)
+    assert page.evaluate("[...document.links].every(a => a.protocol === location.protocol)")
+    assert page.locator("body").inner_text().count(attack[:12]) > 10 or "\x1b" in attack
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
 def test_a_script_that_got_in_all_the_same_wouldnt_run(page: Page, shown: Shown, served: Served) -> None:
     run_dir = make_run(RUNS)
     url = shown(run_dir)
     run_dir.page.write_text(run_dir.page.read_text().replace("</main>", f"{ATTACKS[0]}{ATTACKS[1]}</main>"))
-    page.load(url)
-    assert page.value("document.title").startswith("home: run ")
+    page.goto(url, wait_until="networkidle")
+    assert page.title().startswith("home: run ")
     assert "/leak" not in served.paths
 
 
@@ -283,88 +302,94 @@ def test_what_cant_be_seen_is_spelt_out(page: Page, shown: Shown) -> None:
         [msgspec.structs.replace(row, reference=text, adapter=msgspec.structs.replace(row.adapter, answer=text))],
     )
     shown(run_dir)
+    reference = page.locator("#rows .said dd:last-child .data")
     codes = ["U+202E", "U+200B", "U+0007", "U+2066", "U+E0041", "U+FEFF", "U+000D", "U+2028"]
-    found = page.value("[...document.querySelectorAll('#rows .said dd:last-child .code')].map(c => c.textContent)")
-    assert found == codes
-    assert (
-        page.value("document.querySelector('#rows .said dd:last-child .data').textContent")
-        == "aU+202EbU+200BcU+0007dU+2066eU+E0041fU+FEFFgU+000D\nhU+2028i"
-    )
+    expect(reference.locator(".code")).to_have_text(codes)
+    assert reference.text_content() == "aU+202EbU+200BcU+0007dU+2066eU+E0041fU+FEFFgU+000D\nhU+2028i"
 
 
 # For everybody
 
 
-@pytest.mark.parametrize("width", [320, 400, 768, 1100, 1280])
+@pytest.mark.parametrize(
+    "look", [wide(n) for n in (320, 400, 768, 1100, 1280)], ids=["320", "400", "768", "1100", "1280"]
+)
 @pytest.mark.parametrize("kind", ["usual", "long", "hostile"])
-def test_the_page_never_scrolls_sideways(page: Page, shown: Shown, width: int, kind: str) -> None:
+def test_the_page_never_scrolls_sideways(page: Page, shown: Shown, look: dict[str, Any], kind: str) -> None:
     texts = {"long": "x" * 400, "hostile": " ".join(ATTACKS)}
-    page.view(width)
     shown(make_hostile_run(RUNS, texts[kind]) if kind in texts else make_run(RUNS))
-    assert page.value("document.documentElement.scrollWidth") <= width
-    page.value("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert page.value("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= look["viewport"]["width"]
+    unfold(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= look["viewport"]["width"]
+
+
+def unfold(page: Page) -> None:
+    page.locator("details").evaluate_all("all => all.forEach(d => d.open = true)")
 
 
 def test_dark_and_print_are_looks_of_their_own(page: Page, shown: Shown) -> None:
-    url = shown(make_run(RUNS))
-    grounds = []
-    for dark, media in ((False, ""), (True, ""), (True, "print")):
-        page.view(1280, dark=dark, media=media)
-        page.load(url)
-        grounds.append(page.value("getComputedStyle(document.body).backgroundColor"))
-    page.view(1280)
-    assert grounds == ["rgb(255, 255, 255)", "rgb(21, 24, 28)", "rgb(255, 255, 255)"]
+    shown(make_run(RUNS))
+    body = page.locator("body")
+    expect(body).to_have_css("background-color", "rgb(255, 255, 255)")
+    page.emulate_media(color_scheme="dark")
+    expect(body).to_have_css("background-color", "rgb(21, 24, 28)")
+    page.emulate_media(color_scheme="dark", media="print")
+    expect(body).to_have_css("background-color", "rgb(255, 255, 255)")
+
+
+@pytest.mark.parametrize("look", [{"reduced_motion": "no-preference"}])
+def test_nothing_moves_by_itself(page: Page, shown: Shown) -> None:
+    """So there is nothing to be held still for who asks for reduced motion."""
+    shown(make_run(RUNS))
+    page.get_by_role("button", name="Next").click()
+    expect(ids(page)).to_have_count(10)
+    assert page.evaluate("document.getAnimations().length") == 0
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
 
 
 def test_a_reader_of_screens_finds_headings_tables_and_curves(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS))
-    levels = page.value("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    levels = page.get_by_role("heading").evaluate_all("all => all.map(h => +h.tagName[1])")
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
-    assert page.value("[...document.querySelectorAll('table')].every(t => t.querySelector('thead th[scope=col]'))")
-    assert page.value("[...document.querySelectorAll('[role=slider]')].every(s => s.getAttribute('aria-label'))")
-    assert page.value("[...document.querySelectorAll('.contents a')].every(a => document.querySelector(a.hash))")
+    tables = page.get_by_role("table")
+    assert tables.evaluate_all("all => all.every(t => t.querySelector('thead th[scope=col]'))")
+    expect(page.get_by_role("slider", name="by step")).to_have_count(5)
+    contents = page.get_by_role("navigation", name="On this page").get_by_role("link")
+    assert contents.evaluate_all("all => all.length > 5 && all.every(a => document.querySelector(a.hash))")
 
 
 def test_every_control_can_be_reached_with_the_tab_key_and_is_seen_to_be(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS, rows=30))
-    page.value("document.activeElement.blur()")
+    focused = page.locator(":focus")
     reached = set()
     for _ in range(80):
-        page.press("Tab", 9)
-        reached.add(
-            page.value("document.activeElement.id || document.activeElement.name || document.activeElement.tagName")
-        )
-        assert page.value(
-            "document.activeElement.tagName === 'BODY' || getComputedStyle(document.activeElement).outlineStyle"
-        ) in (True, "solid", "auto")
+        page.keyboard.press("Tab")
+        if not focused.count():  # past the last one: the browser's own
+            continue
+        reached.add(focused.evaluate("e => e.id || e.name || e.tagName"))
+        assert focused.evaluate("e => getComputedStyle(e).outlineStyle") in ("solid", "auto")
     assert {"text", "tag", "measure", "order", "change", "marks", "size", "page-on", "SUMMARY"} <= reached
 
 
-@pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_axe_finds_no_serious_fault(page: Page, shown: Shown, screenshots: Path, look: str) -> None:
-    script = axe.source(screenshots.parent)
-    page.view(360 if look == "phone" else 1280, dark=look == "dark")
+@pytest.mark.parametrize("look", [{}, DARK, PHONE], ids=["light", "dark", "phone"])
+def test_axe_finds_no_serious_fault(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS, rows=30))
-    page.value("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert axe.faults(page, script) == []
-    page.view(1280)
+    unfold(page)
+    assert axe.faults(page) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "dark", "media"),
-    [("light", 1280, False, ""), ("dark", 1280, True, ""), ("phone", 360, False, ""), ("print", 760, False, "print")],
+    ("name", "look", "media"),
+    [("light", {}, "screen"), ("dark", DARK, "screen"), ("phone", PHONE, "screen"), ("print", wide(760), "print")],
+    ids=["light", "dark", "phone", "print"],
 )
-def test_how_it_looks_is_kept(
-    page: Page, shown: Shown, screenshots: Path, name: str, width: int, dark: bool, media: str
-) -> None:
-    page.view(width, dark=dark, media=media)
+def test_how_it_looks_is_kept(page: Page, shown: Shown, screenshots: Path, name: str, media: Any) -> None:
+    page.emulate_media(media=media)
     shown(make_run(RUNS))
     path = screenshots / f"run-{name}.png"
-    page.screenshot(path)
-    page.view(1280)
+    page.screenshot(path=path, full_page=True)
     assert path.stat().st_size > 50_000
 
 
@@ -373,24 +398,22 @@ def test_many_answers_open_quickly(page: Page, shown: Shown, rows: int, millisec
     url = shown(make_run(RUNS, rows=rows))
     took = []
     for _ in range(3):
-        page.load(url)
-        took.append(page.value("performance.getEntriesByName('rows-shown')[0].startTime"))
+        page.goto(url)
+        took.append(page.evaluate("performance.getEntriesByName('rows-shown')[0].startTime"))
     assert min(took) < milliseconds
-    assert len(ids(page)) == 10
-    assert status(page) == f"1 to 10 of {rows:,} rows"
+    expect(ids(page)).to_have_count(10)
+    expect(page.locator("#row-status")).to_have_text(f"1 to 10 of {rows:,} rows")
 
 
 def test_the_link_to_all_runs_leads_there(page: Page, shown: Shown) -> None:
-    run_dir = make_run(RUNS)
-    shown(run_dir)
+    shown(make_run(RUNS))
     write_index(RUNS)
-    page.load(page.value("document.querySelector('.way a').href"))
-    assert page.value("document.querySelector('h1').textContent") == "Runs"
+    page.get_by_role("link", name="All runs").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
 
 
-def test_axe_would_find_a_serious_fault(page: Page, served: Served, screenshots: Path) -> None:
+def test_axe_would_find_a_serious_fault(page: Page, served: Served) -> None:
     """Without it the tests with axe couldn't fail."""
-    script = axe.source(screenshots.parent)
     (served.folder / "bad.html").write_text("<!DOCTYPE html><html lang=en><title>x</title><button></button>")
-    page.load(f"{served.url}/bad.html")
-    assert "button-name" in axe.faults(page, script)[0]
+    page.goto(f"{served.url}/bad.html")
+    assert "button-name" in axe.faults(page)[0]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from playwright.sync_api import Locator, Page, expect
 from tests.browser import axe
-from tests.browser.chromium import PROGRAM, Page
+from tests.browser.looks import DARK, PHONE, wide
 from tests.browser.served import ATTACKS, Served
 from tests.report.demo import make_hostile_run, make_run
 
 from solotune.report import write_index, write_run_page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get install chromium"),
-]
+pytestmark = pytest.mark.browser
 
 RUNS = Path("runs")
 FIRST, SECOND, THIRD = "20261123-214205-home-a2dbe2", "20261124-081502-home-b00b1e", "20261124-101502-lora-c0ffee"
+BROKEN = "20261125-121502-broken-ababab"
 
 
 @pytest.fixture
@@ -31,149 +32,146 @@ def url(page: Page, served: Served, monkeypatch: pytest.MonkeyPatch) -> str:
     training = {"max_length": 1024, "eval_steps": 50, "learning_rate": 1e-4}
     make_run(RUNS, SECOND, seed=3, rows=40, skill=0.6, training=training, exported=False)
     make_run(RUNS, THIRD, seed=4, rows=30, steps=300, quantization=None, gpu=False, evaluated=False, exported=False)
-    (RUNS / "20261125-121502-broken-ababab").mkdir()
+    (RUNS / BROKEN).mkdir()
     write_index(RUNS)
-    page.view(1280)
     address = f"{served.url}/runs/index.html"
-    page.load(address)
+    page.goto(address)
     return address
 
 
-def order(page: Page) -> list[str]:
-    found: list[str] = page.value(
-        "[...document.querySelectorAll('#runs tbody tr')].filter(r => !r.hidden).map(r => r.dataset.run.slice(-6))"
-    )
-    return found
+def order(page: Page) -> Locator:
+    """What each run that is shown is called."""
+    return page.locator("#runs tbody tr:visible th code")
 
 
-def sort_by(page: Page, key: str) -> None:
-    page.value(f"document.querySelector('#runs th[data-key={json.dumps(key)}] button').click()")
+def sort_by(page: Page, heading: str) -> None:
+    page.locator("#runs thead").get_by_role("button", name=heading, exact=True).click()
 
 
 def tick(page: Page, *runs: str) -> None:
     for run in runs:
-        page.value(f"document.querySelector('tr[data-run={json.dumps(run)}] .pick').click()")
+        page.get_by_role("checkbox", name=f"Compare {run}").check()
 
 
-def rows_of(page: Page, table: str) -> dict[str, list[str]]:
-    lines = page.value(
-        f"[...document.querySelectorAll('#{table} tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
-    )
+def rows_of(table: Locator) -> dict[str, list[str]]:
+    lines = table.locator("tbody tr").evaluate_all("all => all.map(r => [...r.cells].map(c => c.textContent))")
     return {line[0]: line[1:] for line in lines}
 
 
 def test_all_runs_are_there_the_newest_first(page: Page, url: str) -> None:
-    assert order(page) == ["ababab", "c0ffee", "b00b1e", "a2dbe2"]
-    assert page.complaints() == []
-    assert page.requests() == [url]
-    states = page.value("[...document.querySelectorAll('#runs td[class*=state]')].map(c => c.textContent)")
-    assert states == ["damaged", "trained", "evaluated", "exported"]
-    links = page.value("[...document.querySelectorAll('#runs a')].map(a => a.getAttribute('href'))")
-    assert links == [f"{FIRST}/report.html"], "a run without a page has no link"
+    expect(order(page)).to_have_text([BROKEN, THIRD, SECOND, FIRST])
+    expect(page.locator("#runs td[class*=state]")).to_have_text(["damaged", "trained", "evaluated", "exported"])
+    (link,) = page.locator("#runs").get_by_role("link").all()
+    assert link.get_attribute("href") == f"{FIRST}/report.html", "a run without a page has no link"
+
+
+def test_it_loads_without_a_complaint_and_asks_for_nothing(
+    page: Page, complaints: list[str], requests: list[str], url: str
+) -> None:
+    page.wait_for_load_state("networkidle")
+    assert complaints == []
+    assert requests == [url]
 
 
 def test_any_column_sorts_and_what_is_missing_goes_last(page: Page, url: str) -> None:
-    sort_by(page, "loss")
-    assert order(page) == ["a2dbe2", "b00b1e", "ababab", "c0ffee"]
-    assert page.value("document.querySelector('[data-key=loss]').ariaSort") == "ascending"
-    sort_by(page, "loss")
-    assert order(page)[:2] == ["b00b1e", "a2dbe2"]
-    sort_by(page, "metric exact_match")
-    assert order(page)[:2] == ["b00b1e", "a2dbe2"]
-    assert page.value("document.querySelectorAll('#runs [aria-sort]').length") == 1
+    sort_by(page, "Held-out loss")
+    expect(order(page)).to_have_text([FIRST, SECOND, BROKEN, THIRD])
+    expect(page.locator("[data-key=loss]")).to_have_attribute("aria-sort", "ascending")
+    sort_by(page, "Held-out loss")
+    expect(order(page)).to_have_text([SECOND, FIRST, BROKEN, THIRD])
+    sort_by(page, "exact_match")
+    expect(order(page)).to_have_text([SECOND, FIRST, BROKEN, THIRD])
+    expect(page.locator("#runs [aria-sort]")).to_have_count(1)
 
 
 def test_a_search_leaves_the_runs_that_hold_the_text(page: Page, url: str) -> None:
-    page.value("document.querySelector('#run-controls input').focus()")
-    page.type("LORA")
-    assert order(page) == ["c0ffee"]
-    assert page.value("document.getElementById('run-status').textContent") == "1 of 4 runs"
+    page.get_by_role("searchbox", name="Search").fill("LORA")
+    expect(order(page)).to_have_text([THIRD])
+    expect(page.locator("#run-status")).to_have_text("1 of 4 runs")
 
 
 def test_two_runs_are_laid_over_each_other(page: Page, url: str) -> None:
     tick(page, FIRST)
-    assert page.value("document.getElementById('comparison').hidden")
+    expect(page.locator("#comparison")).to_be_hidden()
     tick(page, SECOND)
-    assert not page.value("document.getElementById('comparison').hidden")
-    assert page.value("document.querySelectorAll('#compare-loss path.curve').length") == 2
-    assert page.value("document.querySelectorAll('#compare-val path.curve').length") == 2
-    assert rows_of(page, "compare-settings") == {"training.learning_rate": ["0.0001", "0.0002"]}
-    measured = rows_of(page, "compare-measures")
+    expect(page.locator("#comparison")).to_be_visible()
+    expect(page.locator("#compare-loss path.curve")).to_have_count(2)
+    expect(page.locator("#compare-val path.curve")).to_have_count(2)
+    assert rows_of(page.locator("#compare-settings")) == {"training.learning_rate": ["0.0001", "0.0002"]}
+    measured = rows_of(page.locator("#compare-measures"))
     assert measured["held-out loss"][1] < measured["held-out loss"][0], "the newer one stands left, and is worse"
-    assert page.value("document.getElementById('other-rows').hidden")
-    legend = page.value("[...document.querySelectorAll('#compare-legend li')].map(l => l.textContent)")
-    assert legend == ["home b00b1e", "home a2dbe2"], "runs of one name are told apart"
+    expect(page.locator("#other-rows")).to_be_hidden()
+    # Runs of one name are told apart.
+    expect(page.locator("#compare-legend li")).to_have_text(["home b00b1e", "home a2dbe2"])
 
 
 def test_what_is_compared_is_in_the_address(page: Page, url: str) -> None:
     tick(page, FIRST, SECOND)
-    address = page.value("location.href")
-    assert address.endswith(f"#compare={SECOND},{FIRST}")
-    page.load("about:blank")
-    page.load(address)
-    assert page.value("document.querySelectorAll('#compare-loss path.curve').length") == 2
+    expect(page).to_have_url(re.compile(f"#compare={SECOND},{FIRST}$"))
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    expect(page.locator("#compare-loss path.curve")).to_have_count(2)
 
 
-def test_runs_that_were_measured_on_other_rows_are_told_apart(page: Page, url: str, served: Served) -> None:
+def test_runs_that_were_measured_on_other_rows_are_told_apart(page: Page, url: str) -> None:
     report = RUNS / SECOND / "eval_report.json"
     found = json.loads(report.read_text())
     report.write_bytes(msgspec.json.encode({**found, "examples": 7}))
     write_index(RUNS)
-    page.load(f"{url}?again")
+    page.goto(f"{url}?again")  # another address, or the server says that nothing changed in this second
     tick(page, FIRST, SECOND)
-    assert not page.value("document.getElementById('other-rows').hidden")
+    expect(page.locator("#other-rows")).to_be_visible()
 
 
-def test_a_run_that_was_never_measured_can_be_compared_all_the_same(page: Page, url: str) -> None:
+def test_a_run_that_was_never_measured_can_be_compared_all_the_same(
+    page: Page, complaints: list[str], url: str
+) -> None:
     tick(page, FIRST, THIRD)
-    settings = rows_of(page, "compare-settings")
-    assert settings["quantization.load_in_4bit"] == ["not set", "true"]
-    assert rows_of(page, "compare-measures")["held-out loss"][0] == ""
-    assert page.complaints() == []
+    assert rows_of(page.locator("#compare-settings"))["quantization.load_in_4bit"] == ["not set", "true"]
+    assert rows_of(page.locator("#compare-measures"))["held-out loss"][0] == ""
+    assert complaints == []
 
 
 @pytest.mark.parametrize("attack", [ATTACKS[0], ATTACKS[1], " ".join(ATTACKS)], ids=["script", "img", "all"])
-def test_hostile_names_do_nothing(page: Page, served: Served, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
+def test_hostile_names_do_nothing(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch, complaints: list[str], attack: str
+) -> None:
     monkeypatch.chdir(served.folder)
     make_hostile_run(RUNS, attack, FIRST)
     make_hostile_run(RUNS, attack + "2", SECOND)
     write_index(RUNS)
-    page.load(f"{served.url}/runs/index.html#compare={FIRST},{SECOND}")
-    assert page.complaints() == []
+    page.goto(f"{served.url}/runs/index.html#compare={FIRST},{SECOND}", wait_until="networkidle")
+    assert complaints == []
     assert served.paths == ["/runs/index.html"]
-    assert page.value("document.title") == "Runs"
-    assert page.value("document.querySelectorAll('img, iframe, [onload], [onerror], [onfocus]').length") == 0
-    assert page.value("document.querySelectorAll('#compare-settings tbody tr').length") > 1
+    expect(page).to_have_title("Runs")
+    expect(page.locator("img, iframe, [onload], [onerror], [onfocus]")).to_have_count(0)
+    assert len(rows_of(page.locator("#compare-settings"))) > 1
 
 
-@pytest.mark.parametrize("width", [320, 400, 768, 1280])
+@pytest.mark.parametrize("look", [wide(n) for n in (320, 400, 768, 1280)], ids=["320", "400", "768", "1280"])
 @pytest.mark.parametrize("text", ["", "x" * 400, " ".join(ATTACKS)], ids=["usual", "long", "hostile"])
-def test_the_page_never_scrolls_sideways(page: Page, url: str, width: int, text: str) -> None:
+def test_the_page_never_scrolls_sideways(page: Page, url: str, look: dict[str, Any], text: str) -> None:
     if text:
         make_hostile_run(RUNS, text, "20261122-081502-home-dddddd")
         write_index(RUNS)
-    page.view(width)
-    page.load(f"{url}?again#compare={FIRST},{SECOND},{THIRD},20261122-081502-home-dddddd")
-    found = page.value("document.documentElement.scrollWidth")
-    page.view(1280)
-    assert found <= width
+    page.goto(f"{url}?again#compare={FIRST},{SECOND},{THIRD},20261122-081502-home-dddddd")
+    assert page.evaluate("document.documentElement.scrollWidth") <= look["viewport"]["width"]
 
 
-@pytest.mark.parametrize(("look", "width"), [("light", 1280), ("dark", 1280), ("phone", 360)])
-def test_axe_finds_no_serious_fault(page: Page, url: str, screenshots: Path, look: str, width: int) -> None:
-    script = axe.source(screenshots.parent)
-    page.view(width, dark=look == "dark")
-    page.load(f"{url}?again#compare={FIRST},{SECOND},{THIRD}")
-    page.screenshot(screenshots / f"runs-{look}.png")
-    found = axe.faults(page, script)
-    page.view(1280)
-    assert found == []
+@pytest.mark.parametrize(("name", "look"), [("light", {}), ("dark", DARK), ("phone", PHONE)])
+def test_axe_finds_no_serious_fault(page: Page, url: str, screenshots: Path, name: str) -> None:
+    page.goto(f"{url}?again#compare={FIRST},{SECOND},{THIRD}")
+    page.screenshot(path=screenshots / f"runs-{name}.png", full_page=True)
+    assert axe.faults(page) == []
 
 
-def test_no_runs_are_no_fault(page: Page, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_runs_are_no_fault(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch, complaints: list[str]
+) -> None:
     monkeypatch.chdir(served.folder)
     RUNS.mkdir()
     write_index(RUNS)
-    page.load(f"{served.url}/runs/index.html")
-    assert page.complaints() == []
-    assert "There are none yet" in page.value("document.body.innerText")
+    page.goto(f"{served.url}/runs/index.html")
+    expect(page.get_by_role("main")).to_contain_text("There are none yet")
+    assert complaints == []

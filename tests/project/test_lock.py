@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def project() -> dict[str, Any]:
 
 
 def test_every_direct_dependency_is_locked(packages: list[dict[str, Any]], project: dict[str, Any]) -> None:
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    wanted = [*project["project"]["dependencies"], *chain.from_iterable(project["dependency-groups"].values())]
     names = {re.split(r"[<>=!~ \[]", requirement)[0] for requirement in wanted}
     assert names <= {package["name"] for package in packages}
 

@@ -367,7 +367,7 @@ def test_makes_the_venv_once_and_becomes_the_task(index: FakeIndex, checkout: Pa
 def test_the_sync_is_locked_and_builds_nothing(index: FakeIndex, checkout: Path) -> None:
     local(checkout, index)
     (sync,) = [line for line in (checkout.parent / "calls").read_text().splitlines() if line.startswith("sync")]
-    assert sync.startswith("sync --locked --all-extras --no-build --python /")
+    assert sync.startswith("sync --locked --all-extras --group browser --no-build --python /")
 
 
 def test_behind_a_mirror_the_hashes_of_the_lock_are_installed_from_it(index: FakeIndex, checkout: Path) -> None:
