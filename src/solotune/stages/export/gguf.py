@@ -9,10 +9,13 @@ import msgspec
 
 from solotune.artifacts.files import atomic_folder, record_files
 from solotune.artifacts.measured import Artefact
-from solotune.console import say, warn
+from solotune.artifacts.model_dir import ModelDir
+from solotune.console import Progress, say, warn
 from solotune.errors import ProofError, SolotuneError
 from solotune.modeling import gguf_export
 from solotune.modeling.gguf_runtime import serving_mismatches
+from solotune.modeling.gguf_weights import wrong_matrices
+from solotune.modeling.merge import tensor_count
 from solotune.modeling.ollama import modelfile
 from solotune.stages.export import tolerance
 from solotune.stages.export.model_card import Facts, gguf_card
@@ -59,11 +62,12 @@ def export_gguf(facts: Facts, yardstick: Yardstick, scratch: Path, kind: str, me
     Raises:
         ProofError: it is beyond the tolerance, or llama.cpp makes other prompts of chats than the run did.
     """
-    place, name = facts.run_dir.export / "gguf" / kind, f"gguf-{kind}"
+    merged, place, name = facts.run_dir.export / "merged", facts.run_dir.export / "gguf" / kind, f"gguf-{kind}"
     with atomic_folder(place) as folder:
         file = folder / f"{facts.config.name}-{kind}.gguf"
         say(f"converting to GGUF, {kind}")
-        made_by = write_gguf(facts.run_dir.export / "merged", file, kind, scratch)
+        made_by = write_gguf(merged, file, kind, scratch)
+        _refuse_other_weights(file, merged)
         measured = yardstick.measure_gguf(name, file, tolerance.of_gguf(facts.config.export, kind))
         _refuse_beyond_tolerance(measured.artefact, kind)
         _refuse_other_prompts(file, yardstick)
@@ -92,6 +96,17 @@ def write_gguf(merged: Path, file: Path, kind: str, scratch: Path) -> str:
     if not converted.exists():
         gguf_export.convert(merged, converted, "bf16", name=file.stem)
     return gguf_export.quantize(converted, file, kind)
+
+
+def _refuse_other_weights(file: Path, merged: Path) -> None:
+    with Progress("comparing its weights", tensor_count(ModelDir(merged)), "tensors") as bar:
+        wrong = wrong_matrices(file, merged, bar.advance)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ProofError(
+            f"{file.name} holds other weights than the merged model: {'; '.join(wrong[:3])}{more}",
+            "It wasn't exported; serve the merged model, and report this with the run's manifest.json",
+        )
 
 
 def _refuse_beyond_tolerance(artefact: Artefact, kind: str) -> None:
