@@ -127,7 +127,7 @@ class Comparison(msgspec.Struct, frozen=True):
     rows_better: int = 0
     rows_worse: int = 0
     noise: float | None = None
-    """Difference that two trainings of one config showed, see `noise_from`; the interval is wider by it. None: unknown."""
+    """How far two trainings of one config lie apart (`noise_from`); the interval is wider by it. None: not known."""
 
 
 class WorseRow(msgspec.Struct, frozen=True):
@@ -302,6 +302,8 @@ class Artefact(msgspec.Struct, frozen=True):
     """Program and version, where it wasn't solotune."""
     dtype: str | None = None
     """In which its weights are stored: `bfloat16`, of a GGUF its type (`q8_0`); None for the adapter."""
+    worst_layer: str | None = None
+    """Of a merge: the layer of whose change rounding left least; `measured` has that share as `update_kept_worst`."""
 
 
 def damage_of(artefact: Artefact, run: Path) -> list[str]:
