@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.helpers import make_config
 from tests.modeling.merging import adapted, logits, saved
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
@@ -168,17 +168,26 @@ def test_an_adapter_that_isnt_whole_or_holds_more_is_refused(tiny_model: Path, t
         write_merged(weights, adapter, out(tmp_path), "bfloat16")
 
 
-def test_a_template_inside_tokenizer_config_doesnt_come_along(tiny_model: Path, tmp_path: Path) -> None:
+def test_only_the_runs_template_comes_along(tiny_model: Path, tmp_path: Path) -> None:
+    """Of the base's own, some runtimes would read one in tokenizer_config.json, or that of a processor."""
     base, config = ModelDir(tmp_path / "base"), config_of(None)
     base.path.mkdir()
     for file in tiny_model.iterdir():
         (base.path / file.name).write_bytes(file.read_bytes())
     tokenizer = json.loads(base.tokenizer_config.read_text())
-    base.tokenizer_config.write_text(json.dumps(tokenizer | {"chat_template": "another"}))
+    another = {"chat_template": "another"}
+    base.tokenizer_config.write_text(json.dumps(tokenizer | another))
+    (base.path / "processor_config.json").write_text(json.dumps({"image_seq_length": 64} | another))
+    (base.path / "chat_template.json").write_text(json.dumps(another))
     adapter = saved(adapted(base, config), base, config, tmp_path / "adapter")
-    write_merged(BaseWeights(base, config, dequantised=False), adapter, out(tmp_path), "float32")
-    assert json.loads((out(tmp_path) / "tokenizer_config.json").read_text()) == tokenizer
-    assert (out(tmp_path) / "chat_template.jinja").read_bytes() == (tiny_model / "chat_template.jinja").read_bytes()
+    merged = out(tmp_path)
+    write_merged(BaseWeights(base, config, dequantised=False), adapter, merged, "float32")
+    assert json.loads((merged / "tokenizer_config.json").read_text()) == tokenizer
+    assert json.loads((merged / "processor_config.json").read_text()) == {"image_seq_length": 64}
+    assert not (merged / "chat_template.json").exists()
+    template = (tiny_model / "chat_template.jinja").read_text()
+    assert (merged / "chat_template.jinja").read_text() == template
+    assert AutoTokenizer.from_pretrained(merged).chat_template == template
 
 
 def test_quantised_layers_that_are_stored_transposed_are_refused(tmp_path: Path) -> None:

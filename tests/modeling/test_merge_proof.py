@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
 from solotune.modeling.base_weights import BaseWeights
 from solotune.modeling.merge import write_merged
-from solotune.modeling.merge_proof import check, read_changes
+from solotune.modeling.merge_proof import Proof, check, read_changes
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -38,15 +39,18 @@ class Made:
     def weights(self, *, dequantised: bool) -> BaseWeights:
         return BaseWeights(self.base, self.config, dequantised=dequantised)
 
-    def faults(
+    def faults(self, **given: Any) -> list[str]:
+        """What is wrong with the folder as it lies there."""
+        return self.proof(**given).faults
+
+    def proof(
         self, adapter: Path | None = None, base: ModelDir | None = None, dequantised: bool | None = None
-    ) -> list[str]:
-        """What the proof says of the folder as it lies there."""
+    ) -> Proof:
         on = self.config.quantization is not None if dequantised is None else dequantised
         weights = BaseWeights(base or self.base, self.config, dequantised=on)
         other = BaseWeights(base or self.base, self.config, dequantised=not on) if self.config.quantization else None
         template = sha256_file(self.adapter / "chat_template.jinja")
-        return check(self.merged, weights, adapter or self.adapter, self.dtype, template, other=other).faults
+        return check(self.merged, weights, adapter or self.adapter, self.dtype, template, other=other)
 
     def change(self, name: str, to: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Rewrites one stored tensor."""
@@ -168,6 +172,33 @@ def test_the_adapter_of_another_run_is_named(made: Made, tmp_path: Path) -> None
 def test_an_adapter_that_rounding_took_is_told(tiny_model: Path, tmp_path: Path) -> None:
     made = make(ModelDir(tiny_model), tmp_path, {}, "bfloat16", scale=1e-9)
     assert made.faults() == ["it is nearly the base model: 8% of what the adapter adds is left in bfloat16"]
+
+
+def test_a_layer_whose_update_rounding_took_shows_beside_all_the_others(made: Made) -> None:
+    """One layer's update is a millionth of the others': its loss moves the share over the whole model by nothing."""
+    name = UP.removesuffix(".weight")
+    file = made.adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors[f"base_model.model.{name}.lora_B.weight"] *= 1e-6
+    save_file(tensors, file, metadata={"format": "pt"})
+    shutil.rmtree(made.merged)
+    made.merged.mkdir()
+    write_merged(made.weights(dequantised=True), made.adapter, made.merged, made.dtype)
+    proof = made.proof()
+    assert proof.faults == []
+    assert proof.update_kept > 0.9
+    assert proof.worst_layer == name
+    assert proof.worst_kept < 0.5
+
+
+def test_an_adapter_that_adds_nothing_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    made = make(ModelDir(tiny_model), tmp_path, {}, "bfloat16", scale=0)
+    assert made.faults() == ["it is the base model: the adapter adds nothing"]
+
+
+def test_a_second_chat_template_is_named(made: Made) -> None:
+    (made.merged / "chat_template.json").write_text('{"chat_template": "another"}')
+    assert made.faults() == ["chat_template.json would be taken for the chat template instead of chat_template.jinja"]
 
 
 def test_missing_added_and_reshaped_tensors_are_named(made: Made) -> None:

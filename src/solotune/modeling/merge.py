@@ -27,6 +27,9 @@ from solotune.modeling.shards import Place
 
 _ADAPTER = "default"
 INDEX = "model.safetensors.index.json"
+LEGACY_TEMPLATE = "chat_template.json"
+"""Of older bases with a processor: transformers and llama.cpp's converter read it where chat_template.jinja should
+count (`transformers/processing_utils.py`, `gguf/vocab.py`)."""
 
 
 def write_merged(
@@ -103,7 +106,7 @@ def write_config(base: ModelDir, adapter: Path, folder: Path, dtype: str) -> Non
 
 def copied(base: ModelDir) -> list[Path]:
     """The base's files that a merged model has byte for byte: tokenizer, generation settings, licence."""
-    ours = {base.manifest_path.name, base.chat_template.name, *rewritten(base, "bfloat16")}
+    ours = {base.manifest_path.name, base.chat_template.name, LEGACY_TEMPLATE, *rewritten(base, "bfloat16")}
     return [
         file
         for file in sorted(base.path.iterdir())
@@ -121,9 +124,10 @@ def rewritten(base: ModelDir, dtype: str) -> dict[str, str]:
     if index.is_file():
         size = {"metadata": {"total_size": merged_bytes(base, dtype)}}
         files[INDEX] = json.loads(index.read_text(encoding="utf-8")) | size
-    tokenizer = json.loads(base.tokenizer_config.read_text(encoding="utf-8"))
-    if tokenizer.pop("chat_template", None) is not None:  # some runtimes read this one, and it isn't the run's
-        files[base.tokenizer_config.name] = tokenizer
+    for file in (base.tokenizer_config, base.path / "processor_config.json"):
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if settings.pop("chat_template", None) is not None:  # some runtimes read this one, and it isn't the run's
+            files[file.name] = settings
     return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
 
 

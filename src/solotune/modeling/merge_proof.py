@@ -47,6 +47,10 @@ class Proof:
     """What is wrong, a sentence each; empty: nothing."""
     update_kept: float
     """Of what the adapter adds, the share that rounding left: (stored - W) projected on ΔW, over all layers."""
+    worst_layer: str = ""
+    """The one of which least is left; empty where the adapter adds nothing anywhere."""
+    worst_kept: float = 0.0
+    """The share that is left of it."""
 
 
 @dataclass
@@ -58,10 +62,14 @@ class _Found:
     other_kind: list[str] = field(default_factory=list)
     neither: list[str] = field(default_factory=list)
     untouched: list[str] = field(default_factory=list)
-    kept: float = 0.0
-    """Sum of (stored - W) · ΔW."""
-    asked: float = 0.0
-    """Sum of ΔW²."""
+    kept: dict[str, float] = field(default_factory=dict)
+    """Of each layer that the adapter changes, the sum of (stored - W) · ΔW."""
+    asked: dict[str, float] = field(default_factory=dict)
+    """Of the same, the sum of ΔW²; above 0."""
+
+    def share(self, *names: str) -> float:
+        """Of what the adapter adds to these layers, how much is left."""
+        return math.fsum(self.kept[name] for name in names) / math.fsum(self.asked[name] for name in names)
 
 
 def check(
@@ -98,10 +106,12 @@ def check(
         wrong.append(f"no weights for what the adapter changes: {_names(sorted(changes_left))}")
     wrong += _told(found, weights, len(changes))
     wrong += _file_faults(folder, weights, dtype, template_sha256)
-    kept = found.kept / found.asked if found.asked else 0.0
+    if not found.asked:
+        return Proof(wrong or ["it is the base model: the adapter adds nothing"], 0.0)
+    kept, worst = found.share(*found.asked), min(found.asked, key=found.share)
     if not wrong and kept < _ENOUGH:
         wrong.append(f"it is nearly the base model: {kept:.0%} of what the adapter adds is left in {dtype}")
-    return Proof(wrong, kept)
+    return Proof(wrong, kept, worst.removesuffix(".weight"), found.share(worst))
 
 
 def read_changes(adapter: Path) -> dict[str, Change]:
@@ -164,9 +174,12 @@ def _compare(
         if not _same_bytes(stored, base.to(stored.dtype)):
             found.untouched.append(name)
         return
+    kept = asked = 0.0
     for part, w, delta, _ in _blocks(stored, base, change):
-        found.kept += float(((part.float() - w) * delta).sum())
-        found.asked += float((delta * delta).sum())
+        kept += float(((part.float() - w) * delta).sum())
+        asked += float((delta * delta).sum())
+    if asked:
+        found.kept[name], found.asked[name] = kept, asked
     if _fits(stored, base, change, 1):
         return
     if _fits(stored, base, change, 0):
@@ -237,6 +250,8 @@ def _file_faults(folder: Path, weights: BaseWeights, dtype: str, template_sha256
     template = folder / base.chat_template.name
     if not template.is_file() or sha256_file(template) != template_sha256:
         wrong.append(f"{template.name} isn't the one that the run was trained with")
+    if (folder / merge.LEGACY_TEMPLATE).exists():
+        wrong.append(f"{merge.LEGACY_TEMPLATE} would be taken for the chat template instead of {template.name}")
     expected = {file.name: sha256_file(file) for file in merge.copied(base)}
     expected |= {name: sha256_text(text) for name, text in merge.rewritten(base, dtype).items()}
     for name, sha256 in expected.items():

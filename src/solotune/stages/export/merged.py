@@ -94,10 +94,16 @@ def _merge(facts: Facts, yardstick: Yardstick, kind: str, folder: Path) -> _Cand
             f"the merged model on the disk isn't what was trained: {'; '.join(proof.faults)}",
             "No merged model was exported; serve the adapter, and report this with the run's manifest.json",
         )
-    say(f"{changed} layers merged, each proven to be its base's {kind} weight and the adapter's change")
+    say(
+        f"{changed} layers merged, each proven to be its base's {kind} weight and the adapter's change; rounding to "
+        f"{dtype} left {proof.update_kept:.1%} of that change, and of {proof.worst_layer} {proof.worst_kept:.1%}"
+    )
     artefact = yardstick.measure_merged(f"merged ({kind})", folder, tolerance.of_merged(facts.config.export))
-    measured = artefact.measured | {"update_kept": proof.update_kept}
-    return _Candidate(folder, msgspec.structs.replace(artefact, merge_base=kind, dtype=dtype, measured=measured))
+    shares = {"update_kept": proof.update_kept, "update_kept_worst": proof.worst_kept}
+    artefact = msgspec.structs.replace(
+        artefact, merge_base=kind, dtype=dtype, measured=artefact.measured | shares, worst_layer=proof.worst_layer
+    )
+    return _Candidate(folder, artefact)
 
 
 def _distance(artefact: Artefact) -> tuple[bool, float]:
