@@ -94,17 +94,26 @@ def train(c: Context, set: list[str], config: str = "", resume: str = "") -> Non
         "run": "run id, a unique prefix, or latest",
         "split": "instead of the config's",
         "suite": "did it forget? Also tasks of lm-evaluation-harness: TASK,TASK, or those of the config",
+        "exports": "--no-exports leaves out what was exported",
         "set": "overrides what the run's config says of evaluation, e.g. evaluation.max_examples=50",
     },
     optional=["suite"],
     iterable=["set"],
 )
-def evaluate(c: Context, run: str, split: str = "", suite: str | bool = "", set: list[str] | None = None) -> None:
+def evaluate(
+    c: Context,
+    run: str,
+    split: str = "",
+    suite: str | bool = "",
+    exports: bool = True,
+    set: list[str] | None = None,
+) -> None:
     """Base, adapter, exports on held-out rows -> eval_report.json."""
     tasks = ["--suite", *([suite] if isinstance(suite, str) else [])] if suite else []
     settings = [word for value in set or () for word in ("--set", value)]
     of_split = ["--split", split] if split else []
-    _stage(c, _service_of_run(run), "evaluate", "--run", run, *of_split, *tasks, *settings)
+    without = _flag("--no-exports", not exports)
+    _stage(c, _service_of_run(run), "evaluate", "--run", run, *of_split, *tasks, *without, *settings)
 
 
 @task(

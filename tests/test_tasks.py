@@ -33,7 +33,7 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
     tasks.prepare(c, "a.yaml", ["seed=1", "device=cpu"], replace=True)
     tasks.plan(c, "a.yaml", [], vram="24")
     tasks.train(c, [], resume="latest")
-    tasks.evaluate(c, "latest", split="val", suite=True, set=["evaluation.max_examples=5"])
+    tasks.evaluate(c, "latest", split="val", suite=True, exports=False, set=["evaluation.max_examples=5"])
     tasks.export(c, "latest", [], merge=True)
     tasks.export(c, "latest", ["export.max_kl=1"], merge_base="original", gguf=True)
     tasks.export(c, "latest", [], gguf="q8_0,f16")
@@ -47,7 +47,7 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
         [*STAGE, "train", "--resume", "latest"],
         [
             *(*STAGE, "evaluate", "--run", "latest", "--split", "val"),
-            *("--suite", "--set", "evaluation.max_examples=5"),
+            *("--suite", "--no-exports", "--set", "evaluation.max_examples=5"),
         ],
         [*STAGE, "export", "--run", "latest", "--merge"],
         [*STAGE, "export", "--run", "latest", "--merge-base", "original", "--gguf", "--set", "export.max_kl=1"],

@@ -62,7 +62,7 @@ def _add_from_rows_to_adapter(commands: _Commands) -> None:
 
 
 def _add_measuring_and_shipping(commands: _Commands) -> None:
-    evaluate = commands.add_for_run("evaluate", "base and adapter on held-out rows")
+    evaluate = commands.add_for_run("evaluate", "base, adapter and exports on held-out rows")
     evaluate.add_argument("--split", choices=("train", "val", "test"), help="instead of the config's evaluation.split")
     evaluate.add_argument(
         "--suite",
@@ -71,6 +71,7 @@ def _add_measuring_and_shipping(commands: _Commands) -> None:
         metavar="TASK,…",
         help="did it forget? Also tasks of lm-evaluation-harness; without a name those of evaluation.suite",
     )
+    evaluate.add_argument("--no-exports", action="store_true", help="leave out what was exported")
     _add_overrides(evaluate, "evaluation", "overrides what the run's config says of evaluation")
     export = commands.add_for_run("export", "what people serve, with proof that it behaves like the adapter")
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")

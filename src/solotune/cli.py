@@ -135,7 +135,7 @@ def _evaluate(arguments: Arguments) -> None:
     from solotune.stages import evaluate
 
     suite = None if arguments.suite is None else [task for task in arguments.suite.split(",") if task]
-    evaluate.run(arguments.run, arguments.split, suite, arguments.set)
+    evaluate.run(arguments.run, arguments.split, suite, arguments.set, exports=not arguments.no_exports)
 
 
 def _export(arguments: Arguments) -> None:

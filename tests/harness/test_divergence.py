@@ -14,6 +14,7 @@ from solotune.artifacts.measured import Divergence
 from solotune.harness.divergence import diverge, remember
 from solotune.harness.held_out import HeldOut
 from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.generate import Said
 from solotune.modeling.likelihood import RowScore
 from solotune.modeling.subject import Subject, TorchSubject
 
@@ -31,7 +32,7 @@ class Fixed:
             for n in (sum(label != IGNORE for label in row.labels[1:]) for row in rows)
         ]
 
-    def answer(self, prompts: Sequence[list[int]], on_rows: Any = None) -> list[str]:
+    def answer(self, prompts: Sequence[list[int]], on_rows: Any = None) -> list[Said]:
         raise AssertionError
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:

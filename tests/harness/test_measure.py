@@ -13,9 +13,10 @@ from solotune.config.schema import EvaluationConfig
 from solotune.dataset.contract import Row
 from solotune.errors import DataError, ModelError
 from solotune.harness.held_out import HeldOut
-from solotune.harness.measure import measure
+from solotune.harness.measure import Generated, measure
 from solotune.metrics import asked
 from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.generate import Said
 from solotune.modeling.likelihood import RowScore
 from solotune.modeling.subject import TorchSubject
 
@@ -23,17 +24,17 @@ from solotune.modeling.subject import TorchSubject
 class Spoken:
     """A subject that gives the answers that it was told to, and finds each label as likely as the next."""
 
-    def __init__(self, answers: dict[int, str] | None = None, nll: float = 0.5) -> None:
-        self.answers, self.nll = answers or {}, nll
+    def __init__(self, answers: dict[int, str] | None = None, nll: float = 0.5, cut: Sequence[int] = ()) -> None:
+        self.answers, self.nll, self.cut = answers or {}, nll, cut
         self.asked: list[list[int]] = []
 
     def score(self, rows: Sequence[Encoded], on_rows: Callable[[int], None] = lambda _: None) -> list[RowScore]:
         counts = [sum(label != IGNORE for label in row.labels[1:]) for row in rows]
         return [RowScore(n * self.nll, n, np.full(n, self.nll, np.float32), np.zeros(n, np.int32)) for n in counts]
 
-    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = lambda _: None) -> list[str]:
+    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = lambda _: None) -> list[Said]:
         self.asked += prompts
-        return [self.answers[i] for i in range(len(prompts))]
+        return [Said(self.answers[i], i in self.cut) for i in range(len(prompts))]
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
         raise AssertionError
@@ -104,3 +105,25 @@ def test_references_that_arent_among_the_choices_are_refused(three: HeldOut) -> 
     metrics = asked(config(metrics=[{"choice_accuracy": {"choices": ["yes", "no"]}}]))
     with pytest.raises(DataError, match="the answer of row 'row-1' is none of the choices"):
         measure("model", Spoken(), three, metrics)
+
+
+def test_answers_that_were_cut_and_thoughts_are_kept_apart(three: HeldOut) -> None:
+    said = {0: "<think>is it?</think>\n\nyes", 1: "<think>hello, I", 2: "no"}
+    found = measure("model", Spoken(said, cut=[1]), three, asked(config()))
+    assert found.answers == ["yes", "<think>hello, I", "no"]
+    assert found.values["exact_match"] == [1.0, 0.0, 1.0]
+    assert found.generated == [
+        Generated(False, "<think>is it?</think>", False),
+        Generated(True, "", True),
+        Generated(False, "", False),
+    ]
+
+
+def test_the_first_rows_alone_are_measured_with_the_choices_of_all(
+    three: HeldOut, subject_of: Callable[..., TorchSubject]
+) -> None:
+    metrics = asked(config(metrics=[], metrics_by_tag={"choice": ["choice_accuracy"]}))
+    whole, first = (measure("model", subject_of(), three, metrics, rows) for rows in (None, 1))
+    assert first.choices == whole.choices[:1], "the only reference among the first rows would be no choice"
+    assert first.scores[0].nll == pytest.approx(whole.scores[0].nll, rel=1e-5)
+    assert (len(first.scores), len(first.answers), len(first.generated)) == (1, 1, 1)

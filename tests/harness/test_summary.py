@@ -3,14 +3,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tests.harness.conftest import make_row
 
+from solotune.artifacts.measured import Answered
 from solotune.dataset.contract import Row
 from solotune.harness.held_out import HeldOut
-from solotune.harness.measure import Measured
+from solotune.harness.measure import Generated, Measured
 from solotune.harness.summary import TAGS, WORSE_ROWS, summarise
 from solotune.modeling.likelihood import RowScore
 
@@ -23,7 +25,8 @@ def measured(held_out: HeldOut, nll: Sequence[float], values: dict[str, list[flo
     for row, each in zip(held_out.encoded, nll, strict=True):
         count = sum(label != -100 for label in row.labels[1:])
         scores.append(RowScore(each * count, count, np.full(count, each, np.float32), np.zeros(count, np.int32)))
-    return Measured(scores, [""] * len(nll), [None] * len(nll), values or {})
+    n = len(nll)
+    return Measured(scores, [""] * n, [None] * n, values or {}, [None] * n)
 
 
 @pytest.fixture
@@ -80,30 +83,42 @@ def test_a_metric_counts_the_rows_that_it_applies_to(rows: HeldOut) -> None:
     assert "rouge_l" not in found.comparison
 
 
-def test_noise_between_runs_widens_the_loss_and_nothing_else(rows: HeldOut) -> None:
-    right: list[float | None] = [float(i % 2) for i in range(20)]
-    models = {
-        "base": measured(rows, [2.0] * 20, {"contains": [0.0] * 20}),
-        "adapter": measured(rows, [1.9 + 0.001 * i for i in range(20)], {"contains": right}),
-    }
-    models["merged"] = models["adapter"]
-    quiet, noisy = (summarise(models, rows, noise) for noise in (0.0, 0.2))
-    assert quiet.comparison["loss"].verdict == "better"
-    assert noisy.comparison["loss"].verdict == "cannot tell"
-    low, high = quiet.comparison["loss"].ci95
-    assert noisy.comparison["loss"].ci95 == pytest.approx((low - 0.2, high + 0.2))
-    assert (quiet.comparison["loss"].noise, noisy.comparison["loss"].noise) == (0.0, 0.2)
-    assert noisy.comparison["contains"] == quiet.comparison["contains"]
-    assert noisy.comparison_by_tag["a"]["loss"].noise == 0.2
-    assert noisy.artefact_comparison["merged"]["loss"].noise is None
-
-
 def test_what_was_exported_is_held_against_the_adapter(rows: HeldOut) -> None:
     models = {name: measured(rows, [x] * 20) for name, x in (("base", 3.0), ("adapter", 1.0), ("merged", 1.5))}
     found = summarise(models, rows)
     assert found.artefact_comparison["merged"]["loss"].difference == pytest.approx(0.5)
     assert found.artefact_comparison["merged"]["loss"].verdict == "worse"
     assert list(found.models) == ["base", "adapter", "merged"]
+    assert found.on_first == []
+
+
+def test_what_was_measured_on_the_first_rows_is_compared_on_these(rows: HeldOut) -> None:
+    right: list[float | None] = [float(i % 2) for i in range(20)]
+    models = {
+        "base": measured(rows, [3.0] * 20, {"contains": right}),
+        "adapter": measured(rows, [1.0 if i < 8 else 2.0 for i in range(20)], {"contains": right}),
+    }
+    whole = measured(rows.first(8), [1.5] * 8, {"contains": [1.0] * 8})
+    found = summarise({**models, "gguf": whole}, rows, fewer=[5, 8, 99])
+    assert (found.models["gguf"].examples, found.models["adapter"].examples) == (8, 20)
+    assert found.artefact_comparison["gguf"]["loss"].n == 8
+    assert found.artefact_comparison["gguf"]["loss"].difference == pytest.approx(0.5)
+    assert found.artefact_comparison["gguf"]["contains"].difference == pytest.approx(0.5)
+    assert found.models["gguf"].by_tag["a"].examples == 4
+    assert [one.examples for one in found.on_first] == [5, 8]
+    first = found.on_first[1]
+    assert (first.adapter.loss, first.base.loss) == (pytest.approx(1.0), pytest.approx(3.0))
+    assert first.adapter.metrics["contains"].n == 8
+    assert first.adapter.metrics["contains"].ci95[0] < 0.5 < first.adapter.metrics["contains"].ci95[1]
+    assert (first.adapter.by_tag, first.adapter.by_position) == ({}, [])
+
+
+def test_how_answers_ended_is_counted(rows: HeldOut) -> None:
+    one = measured(rows, [1.0] * 20)
+    generated = [Generated(i < 3, "<think></think>" if i < 2 else "", i == 2) if i < 12 else None for i in range(20)]
+    found = summarise({"base": one, "adapter": replace(one, generated=generated)}, rows)
+    assert found.models["adapter"].answered == Answered(12, cut=3, thoughts=2, unfinished_thoughts=1)
+    assert found.models["base"].answered is None
 
 
 def test_the_worst_rows_stand_first_and_are_bounded(held_out_of: Make) -> None:
@@ -128,7 +143,7 @@ def test_places_are_counted_from_the_beginning_of_each_answer(held_out: HeldOut)
     for i in range(len(held_out)):
         places = np.concatenate([np.arange(end - start) for start, end in held_out.encoded.spans(i)])
         scores.append(RowScore(float(places.sum()), len(places), places.astype(np.float32), np.zeros(0, np.int32)))
-    one = Measured(scores, [""] * 6, [None] * 6, {})
+    one = Measured(scores, [""] * 6, [None] * 6, {}, [None] * 6)
     buckets = summarise({"base": one, "adapter": one}, held_out).models["adapter"].by_position
     assert (buckets[0].start, buckets[0].end, buckets[0].tokens, buckets[0].loss) == (0, 1, 7, 0.0)
     assert (buckets[1].start, buckets[1].loss) == (1, 1.0)

@@ -111,7 +111,7 @@ def test_an_answer_ends_at_the_stop_token(
     behind = Encoded([*prompt, 5], [IGNORE] * len(prompt) + [5])
     first = int(subject.score([behind])[0].greedy[0])
     short = GgufSubject(tiny_gguf.path, stopping_at(first, tiny_gguf, tmp_path), CONFIG)
-    assert short.answer([prompt]) == [""] != [said]
+    assert short.answer([prompt]) == [("", False)] != [said]
 
 
 def test_it_is_a_subject(subject: GgufSubject) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.report.demo import make_run
 
 from solotune.artifacts.measured import EvalReport, WorseRow
-from solotune.report.measures import Axis, Worsened, axis_over, blocks, blocks_by_tag, models, worsened
+from solotune.report.measures import Axis, Worsened, axis_over, blocks, blocks_by_tag, worsened
 
 
 @pytest.fixture
@@ -51,20 +51,6 @@ def test_rows_that_got_worse_are_counted_beyond_those_that_are_listed(report: Ev
     listed = {"loss": [WorseRow("a", 0.5), WorseRow("b", 0.25)], "exact_match": []}
     found = worsened(msgspec.structs.replace(report, comparison=comparison, worse_rows=listed))
     assert found == [Worsened("loss", 999, [("a", "+0.5000"), ("b", "+0.2500")])]
-
-
-def test_every_model_that_was_measured_stands_beside_the_adapter(report: EvalReport) -> None:
-    measures, figures = models(report)
-    assert measures == ["loss", "exact_match", "json_fields_f1", "json_valid"]
-    assert list(figures) == ["base", "adapter", "merged"]
-    assert figures["adapter"][0].value == f"{report.adapter.loss:.4f}"
-    assert figures["adapter"][0].verdict == ""
-    assert figures["merged"][1] == (
-        f"{report.adapter.metrics['exact_match'].value:.3f}",
-        "0.000 (0.000 to 0.000)",
-        "cannot tell",
-    )
-    assert models(msgspec.structs.replace(report, artefacts={})) == ([], {})
 
 
 @given(st.lists(st.floats(-1e6, 1e6, allow_nan=False), max_size=6))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Difference, RunDir, Verdict, Verification
 from solotune.config.load import load
 from solotune.dataset.stored import read_rows
+from solotune.errors import Interrupted, ModelError
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, ChatEncoder
 
@@ -125,6 +128,9 @@ def test_the_loss_is_that_of_plain_transformers_row_by_row(float32_run: Path) ->
         assert abs(report.base.loss - loss()) < 1e-4
 
 
+FIGURES = {"loss": 0.5, "perplexity": 1.6, "base_loss": 3.0, "adapter_loss": 0.25}
+
+
 def _export(run: Path) -> RunDir:
     """A merged model, as the stage `export` leaves it."""
     run_dir, config = RunDir(run), load(run / "config.yaml")
@@ -137,7 +143,7 @@ def _export(run: Path) -> RunDir:
     artefacts = {
         "adapter": Artefact("export/adapter", {}, None, {}, {}, None),
         "merged": Artefact("export/merged", record_files(folder), "original", {}, {}, True),
-        "merged-dequantised": Artefact(None, {}, "dequantised", {}, {}, False),
+        "merged-dequantised": Artefact(None, {}, "dequantised", FIGURES, {}, False),
     }
     write_json(run_dir.export_record, ExportRecord(1, run_dir.run_id, 12, artefacts))
     return run_dir
@@ -156,8 +162,74 @@ def test_what_was_exported_is_measured_beside_and_held_against_the_adapter(
     assert "model.safetensors" in report.artefact_files["merged"]
     assert all(set(one.artefacts) == {"merged"} for one in predictions(run_dir.predictions))
     said = capsys.readouterr().out
+    assert "to be measured: base and adapter on cpu; merged on cpu; `--no-exports` leaves out all but the first" in said
     assert "merged beside adapter: " in said
-    assert said.split("assistant tokens\n")[1].split()[:3] == ["base", "adapter", "merged"]
+    assert said.split("exports beside base and adapter, 12 rows of test\n")[1].split()[:3] == [
+        "base",
+        "adapter",
+        "merged",
+    ]
+
+
+def test_a_merge_that_wasnt_kept_is_in_the_report_and_the_table(
+    float32_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = _export(float32_run)
+    report = evaluated(float32_run)
+    proof = report.proofs["merged-dequantised"]
+    assert (proof.examples, proof.loss, proof.kept, proof.passed) == (12, 0.5, False, False)
+    assert "merged-dequantised (not kept)" in capsys.readouterr().out
+    assert "not kept" in run_dir.page.read_text()
+    assert cli.main(["evaluate", "--run", "latest", "--split", "val", "--no-exports"]) == 0
+    of_val = msgspec.json.decode((float32_run / "eval_report.val.json").read_bytes(), type=EvalReport)
+    assert of_val.proofs == {}, "they were measured on the config's split"
+
+
+def test_exports_can_be_left_out_and_are_told(float32_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = _export(float32_run)
+    (run_dir.export / "merged" / "config.json").write_text("{}")
+    report = evaluated(float32_run, "--no-exports")
+    assert (report.artefacts, report.artefacts_missing) == ({}, ["merged"])
+    said = capsys.readouterr().out
+    assert "to be measured: base and adapter on cpu\n" in said
+    assert "not measured: merged; `" in said
+    assert "Exported, and not measured: merged." in run_dir.page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the report stands without merged; `"),
+        (Interrupted("", 143), 143, "stopped; the report stands without merged; `"),
+        (ModelError("it can't be loaded"), 2, "the report stands without merged; `"),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "an error"],
+)
+def test_base_and_adapter_are_on_the_disk_before_an_export_is_looked_at(
+    stop: BaseException,
+    code: int,
+    said: str,
+    float32_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_dir = _export(float32_run)
+
+    def stopped(*arguments: Any) -> None:
+        assert run_dir.report() is not None
+        raise stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr("solotune.stages.evaluate.opened", stopped)
+        assert cli.main(["evaluate", "--run", "latest"]) == code
+    assert said in capsys.readouterr().err
+    report = run_dir.report()
+    assert report is not None
+    assert (report.artefacts, report.artefacts_missing) == ({}, ["merged"])
+    assert len(predictions(run_dir.predictions)) == report.examples
+    after = evaluated(float32_run)
+    assert list(after.artefacts) == ["merged"]
+    assert after.artefacts_missing == []
 
 
 @pytest.mark.slow  # the converter takes ten seconds to import
@@ -175,11 +247,19 @@ def test_a_gguf_is_measured_by_the_same_code(float32_run: Path) -> None:
     report = evaluated(float32_run)
     assert list(report.artefacts) == ["gguf-f32"]
     assert report.artefacts["gguf-f32"].loss == pytest.approx(report.adapter.loss, abs=0.01)
+    assert report.artefacts["gguf-f32"].answered == report.adapter.answered
     assert report.artefacts["gguf-f32"].metrics.keys() == report.adapter.metrics.keys()
     tokens = {
         one.id: (one.adapter.tokens, one.artefacts["gguf-f32"].tokens) for one in predictions(run_dir.predictions)
     }
     assert all(ours == theirs for ours, theirs in tokens.values())
+
+    first = evaluated(float32_run, "--set", "evaluation.gguf_examples=5")
+    assert (first.artefacts["gguf-f32"].examples, first.artefact_comparison["gguf-f32"]["loss"].n) == (5, 5)
+    (on_first,) = first.on_first
+    of_five = [one.adapter for one in predictions(run_dir.predictions)[:5]]
+    assert on_first.adapter.loss == pytest.approx(sum(a.nll for a in of_five) / sum(a.tokens for a in of_five))
+    assert [len(one.artefacts) for one in predictions(run_dir.predictions)] == [1] * 5 + [0] * 7
 
 
 def test_an_export_that_was_changed_since_isnt_measured(float32_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,22 +294,49 @@ def test_a_stop_leaves_the_old_report_and_its_answers(finished_run: Path, monkey
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("solotune.stages.evaluate.summarise", stopped)
+    monkeypatch.setattr("solotune.stages.evaluate.written.summarise", stopped)
     assert cli.main(["evaluate", "--run", "latest"]) == 130
     assert [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)] == before
 
 
-def test_a_stop_between_the_files_leaves_no_report(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["of the answers", "of the report"])
+def test_a_stop_while_the_files_are_written_leaves_those_of_before(
+    moment: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluated(finished_run)
+    run_dir = RunDir(finished_run)
+    before = [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)]
 
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
+    where = {"of the answers": "_answer", "of the report": "json_text"}[moment]
     with monkeypatch.context() as patched:
-        patched.setattr("solotune.stages.evaluate.write_json", stopped)
+        patched.setattr(f"solotune.stages.evaluate.written.{where}", stopped)
         assert cli.main(["evaluate", "--run", "latest"]) == 130
-    assert not RunDir(finished_run).eval_report.exists()
-    assert evaluated(finished_run).examples == 12
+    assert [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)] == before
+    assert not list(finished_run.glob(".staged-*"))
+
+
+def test_ctrl_c_waits_until_both_files_have_their_names(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes at the worst moment: the answers have their name, the report hasn't."""
+    rename, pressed = Path.replace, []
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == "eval_report.json":
+            pressed.append(target.exists())
+            os.kill(os.getpid(), signal.SIGINT)
+        return rename(self, target)
+
+    evaluated(finished_run)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace)
+        assert cli.main(["evaluate", "--run", "latest"]) == 130
+    assert pressed == [False], "no report stands beside answers that aren't its own"
+    report = RunDir(finished_run).report()
+    assert report is not None
+    found = predictions(RunDir(finished_run).predictions)
+    assert report.adapter.loss == pytest.approx(sum(one.adapter.nll for one in found) / report.tokens)
 
 
 def test_choices_are_scored_and_nothing_is_generated_for_them(
@@ -238,7 +345,7 @@ def test_choices_are_scored_and_nothing_is_generated_for_them(
     def generate(*arguments: Any) -> list[str]:
         raise AssertionError("nothing to answer")
 
-    monkeypatch.setattr("solotune.modeling.subject.generate", generate)
+    monkeypatch.setattr("solotune.modeling.generate.answer", generate)
     report = evaluated(finished_run, "--set", "evaluation.metrics=[choice_accuracy]")
     summary = report.adapter.metrics["choice_accuracy"]
     found = predictions(RunDir(finished_run).predictions)
@@ -259,7 +366,9 @@ def test_choices_that_dont_fit_the_rows_are_told_before_a_model_is_loaded(
     assert "is none of the choices" in capsys.readouterr().err
 
 
-def test_run_to_run_noise_widens_the_interval_of_the_loss(finished_run: Path) -> None:
+def test_run_to_run_noise_widens_the_interval_of_the_loss(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = evaluated(finished_run).comparison
     run_dir = RunDir(finished_run)
     differs = Verdict(False, "the log", Difference(1, "loss"), 0.25)
@@ -272,6 +381,10 @@ def test_run_to_run_noise_widens_the_interval_of_the_loss(finished_run: Path) ->
     assert loss.ci95 == pytest.approx((low - 0.25, high + 0.25))
     assert loss.verdict == "cannot tell"
     assert report.comparison["exact_match"] == plain["exact_match"]
+    said = capsys.readouterr().out
+    assert "from verify, 4 steps: the loss on training rows, which stands in for the held-out one: intervals" in said
+    assert "Of the metrics nobody looked." in said
+    assert "Of the metrics nobody looked." in run_dir.page.read_text()
 
 
 def test_only_what_concerns_the_evaluation_can_be_set(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,3 +400,19 @@ def test_a_tag_that_no_row_carries_is_told(finished_run: Path, capsys: pytest.Ca
     report = evaluated(finished_run, *given)
     assert "no row of test has the tag tools" in capsys.readouterr().err
     assert "contains" not in report.adapter.metrics
+
+
+def test_answers_that_are_cut_are_counted_and_warned_of(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = evaluated(finished_run, "--set", "evaluation.max_new_tokens=1")
+    found = predictions(RunDir(finished_run).predictions)
+    assert report.adapter.answered is not None
+    assert report.base.answered is not None
+    assert report.adapter.answered.cut == sum(one.adapter.cut for one in found)
+    assert report.adapter.answered.n == report.examples == 12
+    said = capsys.readouterr()
+    assert (
+        f"Answers that were cut at evaluation.max_new_tokens: base {report.base.answered.cut} of 12, adapter"
+        in said.out
+    )
+    assert "more than 3% of the answers were cut, and metrics saw them as they are" in said.err
+    assert "Answers that were cut at evaluation.max_new_tokens" in RunDir(finished_run).page.read_text()

@@ -257,7 +257,8 @@ class SuiteConfig(Section):
     tasks: Strings = ()
     """Their names, or those of groups."""
     include_path: Text | None = None
-    """A folder with YAML files of own tasks; null: only those that come with lm-evaluation-harness."""
+    """A folder with YAML files of own tasks; null: only those that come with lm-evaluation-harness. Nothing is
+    downloaded: a task needs its data in a file (`dataset_path: json`, `dataset_kwargs: {data_files: FILE}`)."""
     limit: Positive | None = None
     """Rows of each task; null: all."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
@@ -282,6 +283,9 @@ class EvaluationConfig(Section):
     """Rows generated side by side."""
     max_examples: Positive | None = None
     """Measure the first N rows only; null: all."""
+    gguf_examples: Positive | None = 64
+    """Of these the first N for a GGUF, which llama.cpp runs on the CPU; null: all. It is compared with base and adapter
+    on the same rows."""
     suite: SuiteConfig | None = None
     """Did it forget? What `--suite` asks; null: tasks are named there."""
 

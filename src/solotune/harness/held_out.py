@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class HeldOut:
     """Each row as ids, with labels on what the assistant says; never cut."""
     encoder: ChatEncoder
     """With the template that the run was trained with."""
+    _openings: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of_run(
@@ -85,26 +86,50 @@ class HeldOut:
         """What the assistant should say last."""
         return self.rows[row].messages[-1].content
 
+    def first(self, rows: int) -> HeldOut:
+        """The first rows alone."""
+        return replace(self, rows=self.rows[:rows], encoded=self.encoded[:rows])
+
     def prompt(self, row: int) -> list[int]:
-        """The ids before the last answer."""
-        return self.encoded.prompt(row)
+        """The ids before what the last answer says: those up to where the assistant has the word, and the opening."""
+        return self.encoded.prompt(row) + self.opening(row)
+
+    def opening(self, row: int) -> list[int]:
+        """The ids of what the template itself writes before the last answer, where there are control tokens in it.
+
+        Qwen3's template writes an empty block of thoughts there, and so does its generation prompt with
+        `enable_thinking=False`. An adapter learns to say it, its base would think first: both are asked behind it.
+        Where it is no more than a space it is left to the model: with the space before it a word is another token.
+        """
+        roles = tuple(message.role for message in self.rows[row].messages)
+        if roles not in self._openings:
+            self._openings[roles] = self._opening(roles)
+        return self._openings[roles]
+
+    def _opening(self, roles: tuple[str, ...]) -> list[int]:
+        chat: list[MessageLike] = [*(_Turn(role, "x") for role in roles[:-1]), _Turn("assistant", "")]
+        ids, spans = self.encoder.encode_batch([chat])[0]
+        start, end = spans[-1]
+        opening = ids[start : end - 1]  # without the token that ends the turn
+        return opening if any(map(self.encoder.is_control, opening)) else []
 
     def content_of(self, row: int, answer: str) -> str:
         """A generated answer to that row without the template's own markup."""
         return self.encoder.content_of(answer, [message.role for message in self.rows[row].messages])
 
     def answered_with(self, row: int, contents: Sequence[str]) -> list[Encoded]:
-        """The row with other last answers, each labelled: the answer and the token that ends the turn, nothing else."""
-        before = self.rows[row].messages[:-1]
-        chats: list[list[MessageLike]] = [[*before, _Answer("assistant", content)] for content in contents]
+        """The row with other last answers; labels are on what they say and the token that ends the turn alone."""
+        before, opening = self.rows[row].messages[:-1], self.opening(row)
+        chats: list[list[MessageLike]] = [[*before, _Turn("assistant", content)] for content in contents]
         answered = []
         for ids, spans in self.encoder.encode_batch(chats):
             start, end = spans[-1]
+            start += len(opening) if ids[start : start + len(opening)] == opening else 0
             answered.append(Encoded(ids, [IGNORE] * start + ids[start:end] + [IGNORE] * (len(ids) - end)))
         return answered
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Turn:
     role: str
     content: str

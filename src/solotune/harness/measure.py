@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from solotune.console import Progress, counted, safe
 from solotune.errors import ModelError
 from solotune.harness.held_out import HeldOut
+from solotune.harness.thoughts import parted
 from solotune.metrics import AnswerMetric, ChoiceMetric
 from solotune.modeling.likelihood import RowScore
 from solotune.modeling.subject import Subject
@@ -29,9 +30,25 @@ class Measured:
     """The likeliest one by the first metric that gave the row choices."""
     values: dict[str, list[float | None]]
     """Label of a metric -> a value for each row; None where it doesn't apply."""
+    generated: list[Generated | None]
+    """How each answer began and ended; None where there is none."""
 
 
-def measure(name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[Metric]) -> Measured:
+@dataclass(frozen=True)
+class Generated:
+    """What of an answer isn't in its text."""
+
+    is_cut: bool
+    """It wasn't finished after `evaluation.max_new_tokens`."""
+    thoughts: str
+    """A whole block of thoughts before it."""
+    is_unfinished: bool
+    """It begins with a block of thoughts that doesn't end."""
+
+
+def measure(
+    name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[Metric], rows: int | None = None
+) -> Measured:
     """Scores every row; each answer is generated once, whatever metrics look at it.
 
     Args:
@@ -39,18 +56,26 @@ def measure(name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[Me
         subject: the model.
         held_out: the rows.
         metrics: in the order in which reports show them.
+        rows: how many of the first ones; None: all. The choices of a metric are those of all rows in any case.
 
     Raises:
         ModelError: the model finds a row infinitely unlikely, or its likelihood is no number.
         DataError: a metric's choices don't fit the rows.
         SolotuneError: a pattern or function of the user's can't score a row.
     """
+    name = safe(name, 60)
+    choices_given = {m.label: choices_of(m, held_out) for m in metrics if isinstance(m, ChoiceMetric)}
+    held_out = held_out if rows is None else held_out.first(rows)
     with Progress(f"{name}: scoring", len(held_out), "rows") as bar:
         scores = subject.score(held_out.encoded, bar.advance)
     _refuse_not_finite(name, held_out, range(len(held_out)), scores)
     by_answer = [metric for metric in metrics if isinstance(metric, AnswerMetric)]
-    answers = _answers(name, subject, held_out, by_answer)
-    choices = {m.label: _choices(name, subject, held_out, m) for m in metrics if isinstance(m, ChoiceMetric)}
+    answers, generated = _answers(name, subject, held_out, by_answer)
+    choices = {
+        m.label: _choices(name, subject, held_out, m, choices_given[m.label])
+        for m in metrics
+        if isinstance(m, ChoiceMetric)
+    }
     values: dict[str, list[float | None]] = {}
     for metric in metrics:
         if isinstance(metric, ChoiceMetric):
@@ -65,36 +90,46 @@ def measure(name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[Me
                 for i, row in enumerate(held_out.rows)
             ]
     first = [next((c[i] for c in choices.values() if c[i] is not None), None) for i in range(len(held_out))]
-    return Measured(scores, answers, first, values)
+    return Measured(scores, answers, first, values, generated)
 
 
-def choices_of(metric: ChoiceMetric, held_out: HeldOut) -> tuple[list[int], tuple[str, ...]]:
-    """The rows that a metric is asked of, and its choices; asked before any model is loaded, too.
+def choices_of(metric: ChoiceMetric, held_out: HeldOut) -> tuple[str, ...]:
+    """A metric's choices; asked before any model is loaded, too.
 
     Raises:
         DataError: the choices don't fit the rows.
     """
-    numbers = [i for i, row in enumerate(held_out.rows) if metric.applies_to(row.meta.tags)]
-    known = [(held_out.rows[i].id, held_out.reference(i)) for i in numbers]
-    return numbers, metric.choices_of(known) if known else ()
+    known = [(held_out.rows[i].id, held_out.reference(i)) for i in _asked(metric, held_out)]
+    return metric.choices_of(known) if known else ()
 
 
-def _answers(name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[AnswerMetric]) -> list[str]:
+def _asked(metric: Metric, held_out: HeldOut) -> list[int]:
+    return [i for i, row in enumerate(held_out.rows) if metric.applies_to(row.meta.tags)]
+
+
+def _answers(
+    name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[AnswerMetric]
+) -> tuple[list[str], list[Generated | None]]:
     answers = [""] * len(held_out)
+    generated: list[Generated | None] = [None] * len(held_out)
     numbers = [i for i, row in enumerate(held_out.rows) if any(m.applies_to(row.meta.tags) for m in metrics)]
     if numbers:
         with Progress(f"{name}: answering", len(numbers), "rows") as bar:
             given = subject.answer([held_out.prompt(i) for i in numbers], bar.advance)
-        for i, answer in zip(numbers, given, strict=True):
-            answers[i] = held_out.content_of(i, answer)
-    return answers
+        for i, said in zip(numbers, given, strict=True):
+            found = parted(held_out.content_of(i, said.text), held_out.reference(i))
+            answers[i] = found.content
+            generated[i] = Generated(said.is_cut, found.thoughts, found.is_unfinished)
+    return answers, generated
 
 
-def _choices(name: str, subject: Subject, held_out: HeldOut, metric: ChoiceMetric) -> list[str | None]:
+def _choices(
+    name: str, subject: Subject, held_out: HeldOut, metric: ChoiceMetric, choices: tuple[str, ...]
+) -> list[str | None]:
     """The likeliest choice for each row that the metric is asked of."""
-    numbers, choices = choices_of(metric, held_out)
+    numbers = _asked(metric, held_out)
     found: list[str | None] = [None] * len(held_out)
-    with Progress(f"{name}: choosing ({metric.label})", len(numbers) * len(choices), "choices") as bar:
+    with Progress(f"{name}: choosing ({safe(metric.label, 60)})", len(numbers) * len(choices), "choices") as bar:
         for start in range(0, len(numbers), _ROWS_AT_ONCE):
             some = numbers[start : start + _ROWS_AT_ONCE]
             scores = subject.score([row for i in some for row in held_out.answered_with(i, choices)], bar.advance)

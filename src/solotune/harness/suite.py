@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,13 +22,22 @@ from solotune.artifacts.measured import Suite, SuiteTask
 from solotune.artifacts.model_dir import ModelDir
 from solotune.comparison import Interval, intervals, of_differences, verdict
 from solotune.config.schema import RunConfig, SuiteConfig
-from solotune.console import say
+from solotune.console import safe, say
 from solotune.errors import ConfigError, DataError, MachineError
+from solotune.harness.held_out import HeldOut
+from solotune.harness.thoughts import BLOCKS
 from solotune.modeling.base_model import autocast
 
 _INSTALL = "Install it with `pip install 'solotune[suite]'`; the image and scripts/local.sh have it"
 _BOOTSTRAPS = 1000
 """For its own standard errors of metrics that are no means of rows."""
+
+
+_LOCAL = (
+    "Nothing is downloaded for it, in the container nothing could be: a task needs its data on this machine. Write "
+    "one of your own below evaluation.suite.include_path, with `dataset_path: json` and "
+    "`dataset_kwargs: {data_files: FILE}`; outside of the container the cache of the hub (HF_HOME) serves, too"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
     wanted = tuple(tasks) or settings.tasks
     if not wanted:
         raise ConfigError(["--suite: no task is named; write `--suite TASK,TASK`, or evaluation.suite.tasks"])
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _speak_safely()
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=settings.include_path, include_defaults=False)
@@ -67,19 +77,38 @@ def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
     unknown = [task for task in wanted if task not in manager.all_tasks]
     if unknown:
         near = get_close_matches(unknown[0], manager.all_tasks, 3)
-        meant = f"; did you mean {', '.join(near)}?" if near else ""
+        meant = f"; did you mean {', '.join(safe(task, 60) for task in near)}?" if near else ""
         raise ConfigError([f"evaluation.suite: lm-evaluation-harness has no task {unknown[0]!r}{meant}"])
     return Asked(wanted, settings, manager)
 
 
-def run(asked: Asked, model: Any, base: ModelDir, template: str, config: RunConfig) -> Suite:
+class _Safe(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """What a task's files may have put into it doesn't command the terminal."""
+        return safe(super().format(record), 400)
+
+
+def _speak_safely() -> None:
+    """Of what it logs errors are shown, each as one harmless line."""
+    logger = logging.getLogger("lm_eval")
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Safe("lm-evaluation-harness: %(message)s"))
+    logger.handlers = [handler]
+
+
+def run(asked: Asked, model: Any, base: ModelDir, held_out: HeldOut, config: RunConfig) -> Suite:
     """Asks both models.
+
+    Where the template begins answers with an empty block of thoughts, both are asked without thoughts, as on the
+    held-out rows; and what stands before the end of a block is no part of an answer.
 
     Args:
         asked: by `prepare`.
         model: a PeftModel; its adapter is switched on and off.
         base: for the tokenizer.
-        template: the chat template that the run was trained with.
+        held_out: for the chat template that the run was trained with.
         config: the run's.
 
     Raises:
@@ -89,17 +118,42 @@ def run(asked: Asked, model: Any, base: ModelDir, template: str, config: RunConf
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
-    tokenizer.chat_template = template
+    tokenizer.chat_template = held_out.encoder.template.source
+    end_of_thoughts = _end_of_thoughts(held_out)
+    without_thoughts = {"enable_thinking": False} if end_of_thoughts and held_out.opening(0) else {}
     subject = HFLM(
-        pretrained=model, tokenizer=tokenizer, batch_size=asked.settings.batch_size, device=str(model.device)
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=asked.settings.batch_size,
+        device=str(model.device),
+        chat_template_args=without_thoughts,
+        think_end_token=end_of_thoughts,
     )
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with autocast(config):
         say("adapter: lm-evaluation-harness")
         adapter = _evaluated(asked, subject)
         say("base: lm-evaluation-harness")
         with model.disable_adapter():
             bare = _evaluated(asked, subject)
-    return Suite(version("lm_eval"), asked.settings.limit, list(compared(bare, adapter)))
+    return Suite(
+        version("lm_eval"),
+        asked.settings.limit,
+        list(compared(bare, adapter)),
+        at=at,
+        asked=list(asked.tasks),
+        include_path=asked.settings.include_path,
+        num_fewshot=asked.settings.num_fewshot,
+        chat_template_args=without_thoughts,
+        think_end_token=end_of_thoughts,
+        seeds={name: adapter["config"][f"{name}_seed"] for name in ("random", "numpy", "torch", "fewshot")},
+    )
+
+
+def _end_of_thoughts(held_out: HeldOut) -> str | None:
+    """The tokenizer's mark of it; None: it has none."""
+    marks = [end for _, end in BLOCKS if end in held_out.encoder.control_tokens]
+    return marks[0] if marks else None
 
 
 def compared(base: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[SuiteTask]:
@@ -136,6 +190,8 @@ def compared(base: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[Su
                 n=len(each) if each is not None else int(ours.get("sample_len", 0)),
                 verdict=_verdict(interval, higher),
                 ci95=interval,
+                version=str(adapter.get("versions", {}).get(task, "")),
+                num_fewshot=adapter.get("n-shot", {}).get(task),
             )
 
 
@@ -184,10 +240,10 @@ def _evaluated(asked: Asked, subject: Any) -> dict[str, Any]:
             log_samples=True,
         )
     except Exception as error:  # its tasks are programs and files of others
-        said = next(iter(str(error).strip().splitlines()), "")
+        said = safe(next(iter(str(error).strip().splitlines()), ""), 400)
+        names = ", ".join(safe(task, 60) for task in asked.tasks)
         raise DataError(
-            f"lm-evaluation-harness can't run {', '.join(asked.tasks)}: {type(error).__name__}: {said}",
-            "Nothing is downloaded here: a task's data must be in the cache of the hub, or in a file that its YAML "
-            "names (`dataset_path: json`, `dataset_kwargs: {data_files: FILE}`)",
+            f"lm-evaluation-harness can't run {names}: {type(error).__name__}: {said}",
+            _LOCAL,
         ) from error
     return found

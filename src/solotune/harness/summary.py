@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from solotune.artifacts.measured import Comparison, MetricSummary, ModelScore, PositionLoss, TagScore, WorseRow
+from solotune.artifacts.measured import (
+    Answered,
+    Comparison,
+    MetricSummary,
+    ModelScore,
+    OnFirst,
+    PositionLoss,
+    TagScore,
+    WorseRow,
+)
 from solotune.comparison import Floats, Interval, Sample, intervals, of_differences, of_ratio, of_scores, verdict
 from solotune.console import Progress
 from solotune.harness.held_out import HeldOut
-from solotune.harness.measure import Measured
+from solotune.harness.measure import Generated, Measured
 from solotune.modeling.likelihood import perplexity
 
 TAGS = 100
 """Of those of most rows; more would say little each, and much by chance."""
 WORSE_ROWS = 100
+_BOTH = ("base", "adapter")
 _Numbers = npt.NDArray[np.int64]
 _LARGEST = sys.float_info.max
 """JSON has no word for a perplexity beyond it."""
@@ -35,50 +45,60 @@ class Summary:
     """Adapter minus base: `loss`, then each metric."""
     comparison_by_tag: dict[str, dict[str, Comparison]]
     artefact_comparison: dict[str, dict[str, Comparison]]
-    """Each other model minus the adapter."""
+    """Each other model minus the adapter, on the rows that it was measured on."""
+    on_first: list[OnFirst]
+    """Base and adapter on fewer rows, as many as were asked for."""
     worse_rows: dict[str, list[WorseRow]]
     tags_left_out: int
 
 
-def summarise(measured: Mapping[str, Measured], held_out: HeldOut, noise: float | None = None) -> Summary:
+def summarise(measured: Mapping[str, Measured], held_out: HeldOut, fewer: Collection[int] = ()) -> Summary:
     """All figures at once, so that they share their resamples.
 
     Args:
-        measured: `base`, `adapter`, and what was exported, by name.
+        measured: `base`, `adapter`, and what was exported, by name; of that there may be the first rows alone.
         held_out: the rows.
-        noise: how far the losses of two trainings of one config lie apart, nats a token; None: not known.
+        fewer: numbers of first rows for which base and adapter are wanted besides.
     """
     tags = held_out.tags
-    everything: _Numbers = np.arange(len(held_out))
-    groups: dict[str | None, _Numbers] = {None: everything}
+    groups: dict[str | None, _Numbers] = {None: np.arange(len(held_out))}
     groups |= {tag: np.array(rows) for tag, rows in islice(tags.items(), TAGS)}
     models = {name: _Model.of(one) for name, one in measured.items()}
-    others = [name for name in models if name not in ("base", "adapter")]
+    others = [name for name in models if name not in _BOTH]
     pairs = [("adapter", "base"), *((name, "adapter") for name in others)]
-    samples = _samples(models, pairs, groups)
+    fewer = sorted({n for n in (*fewer, *(models[name].rows for name in others)) if n < len(held_out)})
+    shorter = {(n, name): models[name].first(n) for n in fewer for name in _BOTH}
+    everyone: dict[_Name, _Model] = dict(models) | dict(shorter)
+    samples = _samples(everyone, models, pairs, groups)
     with Progress("resampling the rows", len(samples), "intervals") as bar:
         found = dict(zip(samples, intervals(list(samples.values()), bar.advance), strict=True))
     places = _places(held_out)
 
-    def compared(tag: str | None, pair: tuple[str, str], noise: float | None = None) -> dict[str, Comparison]:
+    def compared(tag: str | None, pair: tuple[str, str]) -> dict[str, Comparison]:
         one, other = (models[name] for name in pair)
         return {
-            what: _comparison(one.minus(other, what, groups[tag]), found[tag, pair, what], what, noise)
+            what: _comparison(one.minus(other, what, groups[tag]), found[tag, pair, what], what)
             for what in ("loss", *one.values)
             if (tag, pair, what) in found
         }
 
     return Summary(
         models={name: _score(name, model, groups, found, places) for name, model in models.items()},
-        comparison=compared(None, pairs[0], noise),
-        comparison_by_tag={tag: compared(tag, pairs[0], noise) for tag in groups if tag is not None},
+        comparison=compared(None, pairs[0]),
+        comparison_by_tag={tag: compared(tag, pairs[0]) for tag in groups if tag is not None},
         artefact_comparison={pair[0]: compared(None, pair) for pair in pairs[1:]},
-        worse_rows=_worse_rows(models["adapter"], models["base"], everything, held_out),
+        on_first=[
+            OnFirst(n, *(_score((n, name), shorter[n, name], {None: groups[None]}, found, None) for name in _BOTH))
+            for n in fewer
+        ],
+        worse_rows=_worse_rows(models["adapter"], models["base"], groups[None], held_out),
         tags_left_out=max(0, len(tags) - TAGS),
     )
 
 
-_Key = tuple[str | None, str | tuple[str, str], str]
+_Name = str | tuple[int, str]
+"""Of a model; with a number: on so many of the first rows."""
+_Key = tuple[str | None, _Name | tuple[str, str], str]
 """Tag (None: all rows), a model or two, and `loss` or a metric."""
 
 
@@ -103,6 +123,7 @@ class _Model:
     """NaN where a metric doesn't apply."""
     token_nll: Floats
     """Of all rows, one behind the other."""
+    generated: list[Generated | None]
 
     @classmethod
     def of(cls, measured: Measured) -> _Model:
@@ -111,16 +132,31 @@ class _Model:
             np.array([float(score.tokens) for score in measured.scores]),
             {name: np.array(values, np.float64) for name, values in measured.values.items()},
             np.concatenate([score.token_nll for score in measured.scores]).astype(np.float64),
+            measured.generated,
         )
+
+    @property
+    def rows(self) -> int:
+        return len(self.nll)
+
+    def first(self, rows: int) -> _Model:
+        """On no more rows; without what by_position needs."""
+        values = {name: of[:rows] for name, of in self.values.items()}
+        return _Model(self.nll[:rows], self.tokens[:rows], values, np.zeros(0), self.generated[:rows])
+
+    def among(self, rows: _Numbers) -> _Numbers:
+        """Those that it was measured on."""
+        return rows[rows < self.rows]
 
     def loss(self, rows: _Numbers) -> float:
         return math.fsum(self.nll[rows]) / math.fsum(self.tokens[rows])
 
     def applying(self, metric: str, rows: _Numbers) -> Floats:
-        values = self.values[metric][rows]
+        values = self.values[metric][self.among(rows)]
         return values[~np.isnan(values)]
 
     def minus(self, other: _Model, what: str, rows: _Numbers) -> _Differences:
+        rows = self.among(rows)
         if what == "loss":
             return _Differences(rows, self.nll[rows] - other.nll[rows], self.tokens[rows])
         difference = self.values[what][rows] - other.values[what][rows]
@@ -129,17 +165,20 @@ class _Model:
 
 
 def _samples(
-    models: Mapping[str, _Model], pairs: Sequence[tuple[str, str]], groups: Mapping[str | None, _Numbers]
+    models: Mapping[_Name, _Model],
+    compared: Mapping[str, _Model],
+    pairs: Sequence[tuple[str, str]],
+    groups: Mapping[str | None, _Numbers],
 ) -> dict[_Key, Sample]:
     """All of which an interval is wanted."""
     samples: dict[_Key, Sample] = {}
     for tag, rows in groups.items():
         for name, model in models.items():
             for metric in model.values:
-                if len(values := model.applying(metric, rows)):
+                if (tag is None or isinstance(name, str)) and len(values := model.applying(metric, rows)):
                     samples[tag, name, metric] = of_scores(values)
         for pair in pairs if tag is None else pairs[:1]:
-            one, other = (models[name] for name in pair)
+            one, other = (compared[name] for name in pair)
             found = one.minus(other, "loss", rows)
             samples[tag, pair, "loss"] = of_ratio(found.sums, found.counts)
             for metric in one.values:
@@ -150,12 +189,14 @@ def _samples(
 
 
 def _score(
-    name: str,
+    name: _Name,
     model: _Model,
     groups: Mapping[str | None, _Numbers],
     found: Mapping[_Key, Interval],
-    places: _Numbers,
+    places: _Numbers | None,
 ) -> ModelScore:
+    """On the rows that it was measured on; by place in the answer where `places` has those of all rows."""
+
     def metrics(tag: str | None) -> dict[str, MetricSummary]:
         return {
             metric: MetricSummary(math.fsum(values) / len(values), found[tag, name, metric], len(values))
@@ -163,29 +204,45 @@ def _score(
             if len(values := model.applying(metric, groups[tag]))
         }
 
-    loss = model.loss(groups[None])
+    loss = model.loss(model.among(groups[None]))
     by_tag = {
-        tag: TagScore(len(rows), int(model.tokens[rows].sum()), model.loss(rows), metrics(tag))
+        tag: TagScore(len(own), int(model.tokens[own].sum()), model.loss(own), metrics(tag))
         for tag, rows in groups.items()
-        if tag is not None
+        if tag is not None and len(own := model.among(rows))
     }
-    return ModelScore(loss, min(perplexity(loss), _LARGEST), metrics(None), by_tag, _by_position(model, places))
+    return ModelScore(
+        loss,
+        min(perplexity(loss), _LARGEST),
+        metrics(None),
+        by_tag,
+        [] if places is None else _by_position(model, places[: len(model.token_nll)]),
+        model.rows,
+        _answered(model.generated),
+    )
 
 
-def _comparison(found: _Differences, interval: Interval, what: str, noise: float | None) -> Comparison:
+def _answered(generated: Sequence[Generated | None]) -> Answered | None:
+    given = [one for one in generated if one]
+    if not given:
+        return None
+    return Answered(
+        n=len(given),
+        cut=sum(one.is_cut for one in given),
+        thoughts=sum(bool(one.thoughts) for one in given),
+        unfinished_thoughts=sum(one.is_unfinished for one in given),
+    )
+
+
+def _comparison(found: _Differences, interval: Interval, what: str) -> Comparison:
     is_loss = what == "loss"
-    low, high = interval
-    if is_loss and noise:
-        low, high = low - noise, high + noise
     better, worse = int((found.sums > 0).sum()), int((found.sums < 0).sum())
     return Comparison(
         difference=math.fsum(found.sums) / math.fsum(found.counts),
-        ci95=(low, high),
-        verdict=verdict((low, high), higher_is_better=not is_loss),
+        ci95=interval,
+        verdict=verdict(interval, higher_is_better=not is_loss),
         n=len(found.rows),
         rows_better=worse if is_loss else better,
         rows_worse=better if is_loss else worse,
-        noise=noise if is_loss else None,
     )
 
 

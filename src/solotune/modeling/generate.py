@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -12,7 +13,20 @@ from solotune.modeling.base_model import autocast
 from solotune.modeling.chat import ChatEncoder
 
 
-@torch.no_grad()
+class Said(NamedTuple):
+    """An answer."""
+
+    text: str
+    """Up to the stop token."""
+    is_cut: bool
+    """There was none: it would have gone on."""
+
+    @classmethod
+    def of(cls, ids: Sequence[int], encoder: ChatEncoder) -> Said:
+        """Generated ids as text."""
+        return cls(encoder.decode(ids), encoder.stop_ids.isdisjoint(ids))
+
+
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
@@ -22,11 +36,25 @@ def generate(
     *,
     exactly: bool = False,
 ) -> list[str]:
-    """The most likely answer to each prompt, as text up to the stop token.
+    """The most likely answer to each prompt, as text up to the stop token; see `answer`."""
+    return [said.text for said in answer(model, prompts, encoder, config, on_rows, exactly=exactly)]
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    encoder: ChatEncoder,
+    config: RunConfig,
+    on_rows: Callable[[int], None] = lambda _: None,
+    *,
+    exactly: bool = False,
+) -> list[Said]:
+    """The most likely answer to each prompt.
 
     Args:
         model: with or without an adapter, in any mode.
-        prompts: ids that end with the generation prompt (`ChatEncoder.encode_prompt`).
+        prompts: ids that end where the assistant has the word (`ChatEncoder.encode_prompt`), or within its answer.
         on_rows: called with the number of rows done, after each batch.
         exactly: answer with max_new_tokens, none less: for a benchmark.
 
@@ -36,7 +64,7 @@ def generate(
     was_training = model.training
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers: dict[int, str] = {}
+    answers: dict[int, Said] = {}
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=config.evaluation.max_new_tokens,
@@ -51,7 +79,7 @@ def generate(
         with autocast(config):
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         for i, sequence in zip(numbers, output[:, ids.shape[1] :].tolist(), strict=True):
-            answers[i] = encoder.decode(sequence)
+            answers[i] = Said.of(sequence, encoder)
         on_rows(len(numbers))
     model.train(was_training)
     return [answers[i] for i in range(len(prompts))]

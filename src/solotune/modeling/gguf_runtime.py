@@ -21,6 +21,7 @@ from solotune.config.schema import RunConfig
 from solotune.errors import MachineError
 from solotune.modeling import llama_cpp, llama_programs
 from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
+from solotune.modeling.generate import Said
 from solotune.modeling.likelihood import RowScore
 from solotune.modeling.template import MessageLike
 
@@ -97,7 +98,7 @@ class GgufSubject:
             for row in rows:
                 yield torch.cat(list(self._at_labels(context, row)))
 
-    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = lambda _: None) -> list[str]:
+    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = lambda _: None) -> list[Said]:
         """See `Subject.answer`.
 
         Raises:
@@ -108,13 +109,13 @@ class GgufSubject:
         together = min(self._config.evaluation.batch_size, len(prompts))
         room = max(map(len, prompts)) + self._config.evaluation.max_new_tokens
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        answers: dict[int, str] = {}
+        answers: dict[int, Said] = {}
         with self._context(room, together) as context:
             for start in range(0, len(by_length), together):
                 numbers = by_length[start : start + together]
                 context.forget()
                 for i, ids in zip(numbers, self._continued(context, [prompts[i] for i in numbers]), strict=True):
-                    answers[i] = self._encoder.decode(ids)
+                    answers[i] = Said.of(ids, self._encoder)
                 on_rows(len(numbers))
         return [answers[i] for i in range(len(prompts))]
 

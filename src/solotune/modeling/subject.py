@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from solotune.config.schema import RunConfig
-from solotune.modeling import likelihood
+from solotune.modeling import generate, likelihood
 from solotune.modeling.chat import ChatEncoder, Encoded
-from solotune.modeling.generate import generate
+from solotune.modeling.generate import Said
 from solotune.modeling.likelihood import RowScore
 
 
@@ -25,8 +25,8 @@ class Subject(Protocol):
     def score(self, rows: Sequence[Encoded], on_rows: Callable[[int], None] = _nobody) -> list[RowScore]:
         """How likely it finds each labelled token, in the order of `rows`; `on_rows` is told how many are done."""
 
-    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = _nobody) -> list[str]:
-        """Its most likely answer to each prompt, up to the stop token, as text."""
+    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = _nobody) -> list[Said]:
+        """Its most likely answer to each prompt, up to the stop token."""
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
         """For each row (labelled tokens, vocabulary) float32 on the CPU: log-softmax of the logits at each label."""
@@ -48,9 +48,9 @@ class TorchSubject:
         """See `Subject.score`; several rows in one pass, none seeing another, without padding."""
         return likelihood.score(self._model, rows, self._config, on_rows)
 
-    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = _nobody) -> list[str]:
+    def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = _nobody) -> list[Said]:
         """See `Subject.answer`; prompts of like length side by side."""
-        return generate(self._model, prompts, self._encoder, self._config, on_rows)
+        return generate.answer(self._model, prompts, self._encoder, self._config, on_rows)
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
         """See `Subject.log_probabilities`; row by row."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from solotune.artifacts.measured import Comparison, EvalReport, ModelScore, TagScore
 from solotune.report.verdict import signed
@@ -101,35 +100,6 @@ def _lines_by_tag(report: EvalReport, measure: str) -> list[Line]:
             n = adapter.examples if measure == "loss" else adapter.metrics[measure].n
             lines.append(_line(measure, base, adapter, report.comparison_by_tag.get(tag, {}).get(measure), n, tag, ""))
     return sorted(lines, key=lambda line: (-line.n, line.name))
-
-
-class Compared(NamedTuple):
-    """A figure of one model, and how it compares with the adapter's."""
-
-    value: str
-    difference: str = ""
-    """With its interval; empty: of base and adapter, or not compared."""
-    verdict: str = ""
-
-
-def models(report: EvalReport) -> tuple[list[str], dict[str, list[Compared]]]:
-    """Measures, and for each model that was measured on these rows a figure of each; empty without exported models."""
-    if not report.artefacts:
-        return [], {}
-    measures = ["loss", *report.adapter.metrics]
-    both = {"base": report.base, "adapter": report.adapter}
-    found = {name: [Compared(_value(measure, of)) for measure in measures] for name, of in both.items()}
-    for name, of in report.artefacts.items():
-        beside = report.artefact_comparison.get(name, {})
-        found[name] = [_compared(measure, of, beside.get(measure)) for measure in measures]
-    return measures, found
-
-
-def _compared(measure: str, of: ModelScore, one: Comparison | None) -> Compared:
-    if one is None:
-        return Compared(_value(measure, of))
-    difference, low, high = (signed(value, _digits(measure)) for value in (one.difference, *one.ci95))
-    return Compared(_value(measure, of), f"{difference} ({low} to {high})", one.verdict)
 
 
 @dataclass(frozen=True)

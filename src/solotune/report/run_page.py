@@ -13,12 +13,14 @@ from solotune.comparison import RESAMPLES, ROWS_FOR_A_VERDICT
 from solotune.console import counted, duration
 from solotune.dataset.report.histogram import Histogram, histograms
 from solotune.report.answers import answers
+from solotune.report.caveats import endings, noise
 from solotune.report.curves import Curves, curves
 from solotune.report.exported import exported_models
 from solotune.report.findings import facts, findings, headline, lead, problems
 from solotune.report.gathered import Gathered, flat, gather
 from solotune.report.ledger import ledger
-from solotune.report.measures import blocks, blocks_by_tag, models, worsened
+from solotune.report.measures import blocks, blocks_by_tag, worsened
+from solotune.report.models import models
 from solotune.report.page import render
 from solotune.report.sameness import sameness
 from solotune.report.settings import own_settings, shown_value
@@ -39,7 +41,7 @@ def run_page(run_dir: RunDir) -> str:
         "report": report,
         "answers": said,
         "exported": exported_models(run.exported) if run.exported else None,
-        "models": models(report) if report and report.artefacts else None,
+        "models": [table for table in models(report) if table.has_exports] if report else None,
         "suite": report.suite if report else None,
         "trained": _trained(run),
         "manifest": manifest,
@@ -61,7 +63,7 @@ def run_page(run_dir: RunDir) -> str:
         measured=blocks(report) if report else [],
         resamples=RESAMPLES,
         rows_for_a_verdict=ROWS_FOR_A_VERDICT,
-        noise=_noise(report) if report else "",
+        caveats=[text for text in (noise(report), *endings(report)) if text] if report else [],
         other_splits=run.other_splits,
         by_tag=blocks_by_tag(report) if report else [],
         positions=_counts(report.adapter.by_position) if report and positions else "",
@@ -105,11 +107,6 @@ def _title(run: Gathered) -> _Title:
     if run.manifest:
         made.append(f"Begun on {run.manifest.created[:10]} at {run.manifest.created[11:16]} UTC; {run.state}.")
     return _Title(run.name, run.run_dir.run_id, " ".join(made))
-
-
-def _noise(report: EvalReport) -> str:
-    known = {name: one.noise for name, one in report.comparison.items() if one.noise is not None}
-    return ", ".join(f"{name} {noise:.4f}" for name, noise in known.items())
 
 
 # Loss by place in the answer

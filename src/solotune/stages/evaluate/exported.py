@@ -1,11 +1,12 @@
-"""What stands in export/, to be measured as it lies there."""
+"""What stands in export/: what export.json says of it, and the models themselves, to be measured as they lie there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from solotune.artifacts.measured import Artefact, damage_of
+from solotune.artifacts.measured import Artefact, ExportRecord, Proof, damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ArtifactError
@@ -14,35 +15,83 @@ from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.subject import Subject, TorchSubject
 
 
-def exported(run_dir: RunDir) -> dict[str, Artefact]:
+@dataclass(frozen=True)
+class Exported:
+    """An exported model that is there, whole."""
+
+    artefact: Artefact
+    rows: int
+    """How many of the first rows it is measured on."""
+
+    @property
+    def gguf(self) -> str | None:
+        """The name of its file, where it is a GGUF."""
+        return next((name for name in self.artefact.files if name.endswith(".gguf")), None)
+
+
+def exported(run_dir: RunDir, record: ExportRecord | None, config: RunConfig, rows: int) -> dict[str, Exported]:
     """Merged models and GGUF files by their name in export.json; without the record nothing was exported.
+
+    Args:
+        run_dir: of the run.
+        record: its export.json.
+        config: says how many rows a GGUF is measured on, which runs on the CPU.
+        rows: how many there are.
 
     Raises:
         ArtifactError: a file isn't what export wrote.
     """
-    record = run_dir.exported()
-    if record is None:
-        return {}
-    found = {name: one for name, one in record.artefacts.items() if name != "adapter" and one.path is not None}
-    for artefact in found.values():
+    found = {}
+    for name, artefact in kept(record).items():
         damage = damage_of(artefact, run_dir.path)
         if damage:
             raise ArtifactError(
                 f"{run_dir.path / str(artefact.path)} isn't what was exported: {'; '.join(damage)}",
-                f"Delete the export, to measure without it or to make it again: `rm -r {run_dir.export}`",
+                f"`--no-exports` measures without it; or delete the export, to make it again: `rm -r {run_dir.export}`",
             )
+        one = Exported(artefact, rows)
+        most = config.evaluation.gguf_examples
+        found[name] = Exported(artefact, min(rows, most)) if one.gguf and most else one
+    return found
+
+
+def kept(record: ExportRecord | None) -> Mapping[str, Artefact]:
+    """What of it is a model of its own and stands on the disk."""
+    artefacts = record.artefacts if record else {}
+    return {name: one for name, one in artefacts.items() if name != "adapter" and one.path is not None}
+
+
+def proofs(record: ExportRecord | None) -> dict[str, Proof]:
+    """What export.json says of each model, those among them that weren't kept."""
+    found = {}
+    for name, one in (record.artefacts if record else {}).items():
+        figures = [one.measured.get(key) for key in ("loss", "perplexity", "base_loss", "adapter_loss")]
+        if name == "adapter" or record is None or None in figures:
+            continue
+        loss, perplexity, base_loss, adapter_loss = (float(figure) for figure in figures if figure is not None)
+        found[name] = Proof(
+            examples=record.examples,
+            loss=loss,
+            perplexity=perplexity,
+            base_loss=base_loss,
+            adapter_loss=adapter_loss,
+            kl_mean=one.divergence.kl_mean if one.divergence else None,
+            greedy_agreement=one.divergence.greedy_agreement if one.divergence else None,
+            merge_base=one.merge_base,
+            kept=one.path is not None,
+            passed=one.passed,
+        )
     return found
 
 
 @contextmanager
-def opened(run_dir: RunDir, artefact: Artefact, encoder: ChatEncoder, config: RunConfig) -> Iterator[Subject]:
-    """Loads an artefact as whoever serves it does; its memory is free again when the block ends."""
-    folder = run_dir.path / str(artefact.path)
-    files = [name for name in artefact.files if name.endswith(".gguf")]
-    if files:
+def opened(run_dir: RunDir, one: Exported, encoder: ChatEncoder, config: RunConfig) -> Iterator[Subject]:
+    """Loads an exported model as whoever serves it does; its memory is free again when the block ends."""
+    folder = run_dir.path / str(one.artefact.path)
+    if one.gguf:
         from solotune.modeling.gguf_runtime import GgufSubject
 
-        gguf = GgufSubject(folder / files[0], encoder, config)
+        gguf = GgufSubject(folder / one.gguf, encoder, config)
         try:
             yield gguf
         finally:

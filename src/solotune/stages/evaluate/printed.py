@@ -1,11 +1,13 @@
-"""eval_report.json for people: one table, the verdict in words, and where it got worse."""
+"""eval_report.json for people: tables, the verdict in words, where it got worse, and what to know about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from solotune.artifacts.measured import Comparison, EvalReport, ModelScore
-from solotune.console import counted, safe, say, table
+from solotune.artifacts.measured import Comparison, EvalReport
+from solotune.console import counted, safe, say, table, warn
+from solotune.report.caveats import MANY_CUT, endings, noise, often_cut
+from solotune.report.models import ModelsTable, models
 
 _VERDICTS = ("better", "worse", "cannot tell")
 _TAGS = 10
@@ -14,27 +16,67 @@ _MANY = 20
 
 
 def print_report(report: EvalReport) -> None:
-    """The report as a table and lines for people."""
-    models = {"base": report.base, "adapter": report.adapter, **report.artefacts}
-    rows = [
-        ["loss (nats a token)", *(f"{m.loss:.4f}" for m in models.values()), _shown(report.comparison["loss"], 4)],
-        ["perplexity", *(f"{m.perplexity:.4g}" for m in models.values()), ""],
-    ]
-    for name, summary in report.adapter.metrics.items():
-        label = name if summary.n == report.examples else f"{name} ({counted(summary.n, 'row')})"
-        compared = report.comparison.get(name)
-        rows.append([label, *(_value(m, name) for m in models.values()), _shown(compared, 3) if compared else ""])
+    """Base and adapter."""
     title = f"{report.split}: {counted(report.examples, 'row')}, {report.tokens:,} assistant tokens"
-    table(["", *models, "adapter - base, 95 % interval"], rows, title)
-    for line in [*_verdicts(report), *_worse_rows(report), *_noise(report)]:
+    _print_both(report, title)
+    say(f"adapter beside base: {_in_words(report.comparison)}")
+    for line in [*_by_tag(report), *_worse_rows(report)]:
         say(line)
+    unknown = f"how far two trainings of this run lie apart isn't known: `invoke reproduce --run {report.run_id}` looks"
+    say(safe(noise(report), 600) or unknown)
+    for text in endings(report):
+        say(safe(text, 600))
+    _warn_of_cut_answers(report)
     if report.suite:
         _print_suite(report)
 
 
-def _value(model: ModelScore, name: str) -> str:
-    summary = model.metrics.get(name)
-    return f"{summary.value:.3f}" if summary else ""
+def print_exports(report: EvalReport) -> None:
+    """Everything that was exported, in tables of which each is of the same rows; what is missing."""
+    for one in models(report):
+        if one.has_exports:
+            _print_models(report, one)
+    for name, compared in report.artefact_comparison.items():
+        rows = report.artefacts[name].examples
+        on = "" if rows == report.examples else f" on the first {counted(rows, 'row')}"
+        say(f"{safe(name, 60)} beside adapter{on}: {_in_words(compared)}")
+    if report.artefacts:
+        for text in endings(report):
+            say(safe(text, 600))
+    if report.artefacts_missing:
+        names = ", ".join(safe(name, 60) for name in report.artefacts_missing)
+        say(f"not measured: {names}; `invoke evaluate --run {report.run_id}` measures all that was exported")
+
+
+def _print_both(report: EvalReport, title: str) -> None:
+    first, *_ = models(report)
+    rows = []
+    for i, measure in enumerate(first.measures):
+        base, adapter = (first.models[name][i].value for name in ("base", "adapter"))
+        one = report.comparison.get(measure)
+        shown = _shown(one, 4 if measure == "loss" else 3) if one else ""
+        rows.append([_label(report, measure), base, adapter, shown])
+    table(["", "base", "adapter", "adapter - base, 95 % interval"], [row for row in rows if any(row[1:])], title)
+
+
+def _print_models(report: EvalReport, one: ModelsTable) -> None:
+    """Models side by side, on one and the same rows."""
+    of = f"{counted(one.examples, 'row')} of {report.split}"
+    title = f"exports beside base and adapter, {of if one.examples == report.examples else f'the first {of}'}"
+    heads = [safe(name, 40) + (" (not kept)" if name in one.not_kept else "") for name in one.models]
+    rows = [
+        [_label(report, measure), *(cells[i].value for cells in one.models.values())]
+        for i, measure in enumerate(one.measures)
+    ]
+    table(["", *heads], [row for row in rows if any(row[1:])], title)
+
+
+def _label(report: EvalReport, measure: str) -> str:
+    if measure == "loss":
+        return "loss (nats a token)"
+    of = report.adapter.metrics.get(measure)
+    name = safe(measure, 60)
+    return name if of is None or of.n == report.examples else f"{name} ({counted(of.n, 'row')})"
 
 
 def _shown(found: Comparison, digits: int) -> str:
@@ -42,12 +84,11 @@ def _shown(found: Comparison, digits: int) -> str:
     return f"{found.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {found.verdict}"
 
 
-def _verdicts(report: EvalReport) -> Iterator[str]:
-    yield f"adapter beside base: {_in_words(report.comparison)}"
-    for name, compared in report.artefact_comparison.items():
-        yield f"{name} beside adapter: {_in_words(compared)}"
+def _by_tag(report: EvalReport) -> Iterator[str]:
     by_tag = report.comparison_by_tag
-    worse = {tag: [what for what, c in found.items() if c.verdict == "worse"] for tag, found in by_tag.items()}
+    worse = {
+        tag: [safe(what, 60) for what, c in found.items() if c.verdict == "worse"] for tag, found in by_tag.items()
+    }
     worse = {tag: names for tag, names in worse.items() if names}
     for tag, names in list(worse.items())[:_TAGS]:
         rows = report.adapter.by_tag[tag].examples
@@ -62,24 +103,27 @@ def _verdicts(report: EvalReport) -> Iterator[str]:
 def _in_words(compared: Mapping[str, Comparison]) -> str:
     # How much, since with many rows a difference that nobody would notice is one, too.
     shown = {
-        what: what if c.verdict == "cannot tell" else f"{what} ({c.difference:+.4f})" for what, c in compared.items()
+        what: safe(what, 60) if c.verdict == "cannot tell" else f"{safe(what, 60)} ({c.difference:+.4f})"
+        for what, c in compared.items()
     }
     by_verdict = {v: [shown[what] for what, c in compared.items() if c.verdict == v] for v in _VERDICTS}
     return "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names)
 
 
 def _worse_rows(report: EvalReport) -> Iterator[str]:
-    counts = [f"{c.rows_worse:,} of {c.n:,} by {what}" for what, c in report.comparison.items() if c.rows_worse]
+    counts = [
+        f"{c.rows_worse:,} of {c.n:,} by {safe(what, 60)}" for what, c in report.comparison.items() if c.rows_worse
+    ]
     if counts:
         yield f"rows that the adapter made worse: {', '.join(counts)}; the worst are in the report's worse_rows"
 
 
-def _noise(report: EvalReport) -> Iterator[str]:
-    noise = report.comparison["loss"].noise
-    if noise:
-        yield f"the interval of the loss is wider by {noise:.4f} on each side: two trainings of it lie so far apart"
-    elif noise is None:
-        yield f"how far two trainings of this run lie apart isn't known: `invoke verify --run {report.run_id}` looks"
+def _warn_of_cut_answers(report: EvalReport) -> None:
+    if names := [safe(name, 60) for name in often_cut(report)]:
+        warn(
+            f"{' and '.join(names)}: more than {MANY_CUT:.0%} of the answers were cut, and metrics saw them as they "
+            "are; `--set evaluation.max_new_tokens=…` lets them be longer"
+        )
 
 
 def _print_suite(report: EvalReport) -> None:
@@ -87,7 +131,7 @@ def _print_suite(report: EvalReport) -> None:
     assert suite is not None
     rows = [
         [
-            f"{task.task}: {task.metric}",
+            safe(f"{task.task}: {task.metric}", 80),
             f"{task.n:,}",
             f"{task.base:.4g}",
             f"{task.adapter:.4g}",
@@ -101,5 +145,5 @@ def _print_suite(report: EvalReport) -> None:
     table(
         ["", "rows", "base", "adapter", "difference", "its standard error", ""],
         rows,
-        f"did it forget? lm-evaluation-harness {suite.lm_eval}{at_most}",
+        f"did it forget? lm-evaluation-harness {safe(suite.lm_eval, 20)}{at_most}",
     )

@@ -1,0 +1,57 @@
+"""What a reader must know before believing the figures: noise between runs, how answers began and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from solotune.artifacts.measured import Answered, EvalReport
+
+MANY_CUT = 0.03
+"""Share of the answers."""
+
+_WHAT: tuple[tuple[str, Callable[[Answered], int]], ...] = (
+    ("Answers that were cut at evaluation.max_new_tokens", lambda of: of.cut),
+    ("Answers that began with a block of thoughts, at which no metric looked", lambda of: of.thoughts),
+    ("Answers that began with a block of thoughts which doesn't end", lambda of: of.unfinished_thoughts),
+)
+
+
+def noise(report: EvalReport) -> str:
+    """How far two trainings of the config lie apart, as far as somebody looked; empty: nobody did."""
+    known = {name: one.noise for name, one in report.comparison.items() if one.noise is not None}
+    if not known:
+        return ""
+    wider = [f"{name} {by:.4f}" for name, by in known.items() if by]
+    by = f"intervals are wider by {', '.join(wider)} on each side" if wider else "no interval is wider"
+    rest = "" if len(known) == len(report.comparison) else " Of the metrics nobody looked."
+    return f"How far two trainings of this config lie apart, from {report.noise_from}: {by}.{rest}"
+
+
+def endings(report: EvalReport) -> list[str]:
+    """What was seen, with a count for each model; nothing of what wasn't."""
+    scores = {"base": report.base, "adapter": report.adapter, **report.artefacts}
+    answered = {name: score.answered for name, score in scores.items() if score.answered}
+    told = [
+        f"{what}: {', '.join(f'{name} {count(of):,} of {of.n:,}' for name, of in answered.items())}."
+        for what, count in _WHAT
+        if any(count(of) for of in answered.values())
+    ]
+    return [*told, *_opening(report)]
+
+
+def often_cut(report: EvalReport) -> list[str]:
+    """Models of which more than a few answers were cut."""
+    scores = {"base": report.base, "adapter": report.adapter, **report.artefacts}
+    return [name for name, of in scores.items() if of.answered and of.answered.cut > MANY_CUT * of.answered.n]
+
+
+def _opening(report: EvalReport) -> Iterator[str]:
+    if report.opening is None:
+        return
+    models = report.opening.models
+    said = ", ".join(f"{name} {of.by_itself:,} of {of.examples:,}" for name, of in models.items())
+    losses = ", ".join(f"{name} {of.loss_without:.4f}" for name, of in models.items())
+    yield (
+        f"The chat template begins answers with {report.opening.text!r}, and every model was asked behind that. Rows "
+        f"on which it would have said that by itself: {said}. The loss without its tokens: {losses}."
+    )

@@ -1,0 +1,160 @@
+"""eval_report.json and predictions.jsonl, written anew after each model; they take their names together."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from solotune import report as pages
+from solotune.artifacts.files import atomic_write, json_text, read_record
+from solotune.artifacts.measured import Answer, EvalReport, ExportRecord, Prediction, Suite
+from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
+from solotune.errors import ArtifactError
+from solotune.harness.held_out import HeldOut
+from solotune.harness.measure import Measured, Metric
+from solotune.harness.noise import noise_of, widened
+from solotune.harness.opening import opening_of
+from solotune.harness.summary import summarise
+from solotune.stages.evaluate.exported import kept, proofs
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What every version of the report has in common."""
+
+    run_dir: RunDir
+    manifest: RunManifest
+    outcome: Outcome
+    held_out: HeldOut
+    metrics: Sequence[Metric]
+    overrides: Sequence[str]
+    record: ExportRecord | None
+    """export.json."""
+    is_own_split: bool
+    """That of the config, on which exports are proven; another one has files of its own."""
+    start: float
+    """Of `time.monotonic`."""
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """Where report and predictions lie."""
+        return self.run_dir.report_paths(None if self.is_own_split else self.held_out.split)
+
+    def suite_of_before(self) -> Suite | None:
+        """What the tasks found when this adapter was measured before: they take long, and nothing has changed."""
+        try:
+            before = read_record(self.paths[0], EvalReport, "invoke evaluate")
+        except ArtifactError:
+            return None
+        return before.suite if before.adapter_files == self.outcome.adapter else None
+
+    def write(self, measured: Mapping[str, Measured], suite: Suite | None) -> EvalReport:
+        """Puts what has been measured so far in the place of what stood there, the run's page too.
+
+        Args:
+            measured: `base`, `adapter`, and what was exported, by its name in export.json.
+            suite: what the tasks found.
+        """
+        report = self._report(measured, suite)
+        report_path, predictions_path = self.paths
+        _write_both(report_path, report, predictions_path, _predictions(self.held_out, measured))
+        pages.write(self.run_dir)
+        return report
+
+    def _report(self, measured: Mapping[str, Measured], suite: Suite | None) -> EvalReport:
+        proven = proofs(self.record) if self.is_own_split else {}
+        summary = summarise(measured, self.held_out, {proof.examples for proof in proven.values()})
+        there = kept(self.record)
+        names = [name for name in measured if name not in ("base", "adapter")]
+        report = EvalReport(
+            schema_version=SCHEMA_VERSION,
+            run_id=self.run_dir.run_id,
+            split=self.held_out.split,
+            examples=len(self.held_out),
+            tokens=sum(s.tokens for s in measured["base"].scores),
+            base=summary.models["base"],
+            adapter=summary.models["adapter"],
+            comparison=summary.comparison,
+            splits=self.manifest.splits,
+            adapter_files=self.outcome.adapter,
+            seconds=round(time.monotonic() - self.start, 1),
+            comparison_by_tag=summary.comparison_by_tag,
+            worse_rows=summary.worse_rows,
+            artefacts={name: summary.models[name] for name in names},
+            artefact_comparison=summary.artefact_comparison,
+            artefact_files={name: there[name].files for name in names},
+            metric_labels={metric.label: metric.words for metric in self.metrics if metric.words},
+            suite=suite,
+            overrides=list(self.overrides),
+            tags_left_out=summary.tags_left_out,
+            artefacts_missing=[name for name in there if name not in names],
+            on_first=summary.on_first,
+            proofs=proven,
+            opening=opening_of(measured, self.held_out),
+        )
+        return widened(report, noise_of(self.run_dir.path.parent, self.run_dir, self.manifest, report))
+
+
+def _predictions(held_out: HeldOut, measured: Mapping[str, Measured]) -> Iterator[Prediction]:
+    for i, row in enumerate(held_out.rows):
+        answers = {name: _answer(one, i) for name, one in measured.items() if i < len(one.scores)}
+        yield Prediction(
+            id=row.id,
+            tags=list(row.meta.tags),
+            messages=[{"role": m.role, "content": m.content} for m in row.messages[:-1]],
+            reference=held_out.reference(i),
+            base=answers.pop("base"),
+            adapter=answers.pop("adapter"),
+            artefacts=answers,
+        )
+
+
+def _answer(one: Measured, row: int) -> Answer:
+    generated = one.generated[row]
+    return Answer(
+        answer=one.answers[row],
+        nll=one.scores[row].nll,
+        tokens=one.scores[row].tokens,
+        metrics={metric: values[row] for metric, values in one.values.items()},
+        choice=one.choices[row],
+        cut=generated is not None and generated.is_cut,
+        thoughts=generated.thoughts if generated else "",
+    )
+
+
+def _write_both(report_path: Path, report: EvalReport, predictions_path: Path, rows: Iterable[Prediction]) -> None:
+    """Replaces both files. What stood there stays until the new ones are whole beside it.
+
+    Two files can't take their names in one step: between them there is no report, so that none ever stands beside
+    answers that aren't its own. Ctrl-C waits for that moment; only a kill or a power cut comes between.
+    """
+    encoder = msgspec.json.Encoder()
+    with ExitStack() as until_both_stand, atomic_write(report_path) as new_report:
+        new_report.write(json_text(report).encode())
+        with atomic_write(predictions_path) as file:
+            for row in rows:
+                file.write(encoder.encode(row) + b"\n")
+            until_both_stand.enter_context(_signals_wait())
+            report_path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What asks the command to end does so when the block is through."""
+    came: list[int] = []
+    # Blocking them would do for one thread alone, and libraries have more.
+    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in asks}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for arrived in came[:1]:
+            signal.raise_signal(arrived)
