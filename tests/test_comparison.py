@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.eval_coverage import World, simulate, worlds
+from benchmarks.eval_coverage import SIZES, World, simulate, worlds
 
 from solotune.comparison import Interval, Sample, intervals, of_differences, of_ratio, of_scores, verdict
+
+ROOT = Path(__file__).parent.parent
 
 
 def one(sample: Sample) -> Interval:
@@ -107,6 +111,30 @@ def test_a_verdict_needs_an_interval_without_zero(
 
 
 _WORLDS = {world.name: world for world in worlds()}
+_MEASURED = json.loads((ROOT / "benchmarks/results/2026-11-26-eval-coverage.json").read_text())
+_TOO_WIDE = {
+    ("0 or 1, 1 in 90% of rows", 20): 0.989,
+    ("0 or 1, 1 in 98% of rows", 20): 0.9905,
+    ("0 or 1, 1 in 98% of rows", 50): 0.9975,
+    ("0 or 1, 1 in 98% of rows", 80): 0.9775,
+    ("0 or 1, 1 in 98% of rows", 200): 0.976,
+    ("0 or 1, 90% of rows better, 0% worse", 20): 0.989,
+    ("0 or 1, 90% of rows better, 0% worse", 50): 0.972,
+    ("0 or 1, 10% of rows better, 10% worse", 20): 0.9755,
+    ("0 or 1, 10% of rows better, 0% worse", 20): 1.0,
+    ("0 or 1, 5% of rows better, 2% worse", 20): 0.999,
+    ("0 or 1, 5% of rows better, 2% worse", 50): 0.9895,
+    ("0 or 1, 5% of rows better, 2% worse", 80): 0.971,
+    ("a share, most rows better", 20): 0.974,
+    ("a share, half of the rows differ", 50): 0.974,
+}
+"""Metrics of which few rows stand out, and the share of their intervals that hold the truth: they are too wide."""
+
+
+def test_wherever_coverage_was_measured_it_is_95_percent_give_or_take_2_or_named_here() -> None:
+    found = {(one["world"], one["rows"]): one["covered"] for one in _MEASURED["found"]}
+    assert found.keys() == {(world, rows) for world in _WORLDS for rows in SIZES}
+    assert {cell: share for cell, share in found.items() if not 0.93 <= share <= 0.97} == _TOO_WIDE
 
 
 @pytest.mark.parametrize("rows", [20, 80])
@@ -114,13 +142,14 @@ _WORLDS = {world.name: world for world in worlds()}
     "world",
     [
         "0 or 1, 30% of rows better, 10% worse",
-        "a share, half of the rows differ",
+        "a share, small differences",
         "loss, lengths of sigma 0.6, rows differ",
         "loss, lengths of sigma 1, rows differ",
+        "loss, lengths of sigma 1, answers begin better",
     ],
 )
 def test_95_in_100_intervals_hold_the_truth(world: str, rows: int) -> None:
-    assert 0.93 <= simulate(_WORLDS[world], rows, trials=768)["covered"] <= 0.975
+    assert 0.93 <= simulate(_WORLDS[world], rows, trials=768)["covered"] <= 0.97
 
 
 @pytest.mark.parametrize("world", ["0 or 1, 10% of rows better, 0% worse", "0 or 1, 5% of rows better, 2% worse"])
@@ -131,10 +160,20 @@ def test_where_few_rows_differ_they_hold_it_more_often_and_plain_percentiles_don
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [w for w in worlds() if w.kind == "loss"], ids=lambda w: str(w.name))
-def test_skewed_losses_are_covered_too(world: World) -> None:
-    for rows in (20, 50, 200):
-        assert simulate(world, rows, trials=1024)["covered"] >= 0.92
+@pytest.mark.parametrize("world", _WORLDS.values(), ids=lambda world: str(world.name))
+def test_what_was_measured_is_what_is_measured(world: World) -> None:
+    """The same draws give the same share; another processor may round a quantile to the other side of the truth."""
+    for rows in (20, 80):
+        (before,) = (x for x in _MEASURED["found"] if (x["world"], x["rows"]) == (world.name, rows))
+        assert simulate(world, rows, _MEASURED["trials"])["covered"] == pytest.approx(before["covered"], abs=0.002)
+
+
+def test_an_interval_of_losses_reaches_equally_far_to_both_sides() -> None:
+    generator = np.random.default_rng(5)
+    counts = np.round(np.exp(generator.normal(3.5, 1, 20)))
+    sums = -generator.gamma(2.0, 1.0, 20)
+    low, high = one(of_ratio(sums, counts))
+    assert (low + high) / 2 == pytest.approx(sums.sum() / counts.sum())
 
 
 @pytest.mark.slow

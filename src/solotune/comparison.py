@@ -9,7 +9,8 @@ that few rows need; `benchmarks/eval_coverage.py` simulates how often they hold 
   Bonett & Price (2012, doi:10.3102/1076998611411915).
 - A loss is a ratio, and long rows weigh more. Its interval is expanded as a t interval is against a normal one
   (the expanded percentile interval of Hesterberg 2015, doi:10.1080/00031305.2015.1089789), with as many rows as would
-  tell as much if all weighed alike (Kish 1965, Survey Sampling).
+  tell as much if all weighed alike (Kish 1965, Survey Sampling). It reaches equally far to both sides (Hall 1988,
+  doi:10.1111/j.2517-6161.1988.tb01709.x): of few skewed rows percentiles lean the wrong way.
 - Where fewer than six rows differ, no verdict is possible: that five of five go one way happens by chance in 6 % of
   cases (sign test). Such an interval is stretched until it holds 0.
 """
@@ -49,6 +50,8 @@ class Sample:
     """Share of the resamples that is left out on each side."""
     is_too_small: bool = False
     """The interval must hold 0."""
+    is_symmetric: bool = False
+    """It reaches equally far to both sides of what the rows themselves give."""
 
 
 def of_scores(values: Sequence[float] | Floats) -> Sample:
@@ -71,7 +74,7 @@ def of_ratio(sums: Sequence[float] | Floats, counts: Sequence[float] | Floats) -
     top, bottom = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     rows = max(2.0, float(bottom.sum() ** 2 / (bottom @ bottom)))
     wider = math.sqrt(rows / (rows - 1)) * _t_quantile(rows - 1)
-    return Sample(top, bottom, NormalDist().cdf(-wider), _too_few_differ(top))
+    return Sample(top, bottom, NormalDist().cdf(-wider), _too_few_differ(top), is_symmetric=True)
 
 
 def intervals(samples: Sequence[Sample], on_samples: Callable[[int], None] = lambda _: None) -> list[Interval]:
@@ -113,8 +116,18 @@ def _intervals(samples: Sequence[Sample]) -> Iterator[Interval]:
     has_bottom = any(sample.bottom is not None for sample in samples)
     resampled = np.concatenate([(c @ tops) / ((c @ bottoms) if has_bottom else rows) for c in _resamples(rows)])
     for i, sample in enumerate(samples):
-        low, high = (round(float(x), _DIGITS) for x in np.quantile(resampled[:, i], [sample.tail, 1 - sample.tail]))
+        low, high = (round(end, _DIGITS) for end in _ends(resampled[:, i], sample))
         yield (min(low, 0.0), max(high, 0.0)) if sample.is_too_small else (low, high)
+
+
+def _ends(resampled: Floats, sample: Sample) -> Interval:
+    if sample.is_symmetric:
+        assert sample.bottom is not None
+        middle = float(sample.top.sum() / sample.bottom.sum())
+        reach = float(np.quantile(np.abs(resampled - middle), 1 - 2 * sample.tail))
+        return middle - reach, middle + reach
+    low, high = np.quantile(resampled, [sample.tail, 1 - sample.tail])
+    return float(low), float(high)
 
 
 def _resamples(rows: int) -> Iterator[Floats]:
