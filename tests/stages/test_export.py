@@ -393,3 +393,24 @@ def test_a_disk_without_room_is_told_of_before_anything_is_written(
     with pytest.raises(ArtifactError, match=r"free, and the exported models take"):
         export.run(RUN, merge=True)
     assert not run_dir.export.exists()
+
+
+def test_room_is_asked_for_all_that_lies_there_at_once(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both merges, a bf16 file that q4_k_m and q6_k are made of, both of those, the distributions, the adapter."""
+    told: list[int] = []
+
+    def no_room(folder: Path, needed: int, *_: str) -> None:
+        told.append(needed)
+        raise ArtifactError("no room")
+
+    monkeypatch.setattr(export, "refuse_without_room", no_room)
+    adapter = sum(file.stat().st_size for file in run_dir.adapter.iterdir())
+    (weights,) = Path("models").glob("*/model.safetensors")
+    merged = weights.stat().st_size
+    with pytest.raises(ArtifactError):
+        export.run(RUN, merge=True, gguf=["q4_k_m,q6_k"])
+    with pytest.raises(ArtifactError):
+        export.run(RUN)
+    distributions = 2048 * 400 * 4
+    assert told[0] == pytest.approx(merged * (2 + 1 + 5 / 16 + 7 / 16) + distributions + adapter, rel=0.02)
+    assert told[1] == adapter

@@ -34,6 +34,11 @@ class Remembered:
     """(positions, vocabulary) float32 log-probabilities, as .npy."""
 
 
+def bytes_remembered(vocabulary: int) -> int:
+    """What `remember` takes of the disk at most, for a model with so many tokens."""
+    return POSITIONS * vocabulary * 4
+
+
 def remember(name: str, subject: Subject, held_out: HeldOut, folder: Path) -> Remembered:
     """Puts what others will be held against into a folder; the caller deletes it.
 
@@ -41,7 +46,7 @@ def remember(name: str, subject: Subject, held_out: HeldOut, folder: Path) -> Re
         name: for the progress bar.
         subject: the model as it was trained.
         held_out: the rows.
-        folder: with room for POSITIONS · vocabulary · 4 bytes.
+        folder: with room for `bytes_remembered`.
     """
     with Progress(f"{name}: scoring", len(held_out), "rows") as bar:
         scores = subject.score(held_out.encoded, bar.advance)

@@ -23,6 +23,12 @@ from solotune.modeling import shards
 from solotune.modeling.base_model import DTYPES, bits_and_bytes
 
 
+def vocabulary(base: ModelDir) -> int:
+    """How many logits the model gives for a position."""
+    config = AutoConfig.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+    return int(config.get_text_config().vocab_size)
+
+
 class BaseWeights:
     """What an adapter is merged into.
 

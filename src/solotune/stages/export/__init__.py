@@ -19,6 +19,8 @@ from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir
 from solotune.config.load import load
 from solotune.console import say, stage, warn
 from solotune.errors import ArtifactError
+from solotune.harness.divergence import bytes_remembered
+from solotune.modeling.base_weights import vocabulary
 from solotune.modeling.merge import merged_bytes
 from solotune.stages.export import gguf as gguf_files
 from solotune.stages.export.existing import nothing_half_left, open_export
@@ -92,8 +94,11 @@ def _refuse_full_disk(facts: Facts, merge: bool, types: Sequence[str]) -> None:
     """Says before anything long is done that what is asked for doesn't fit; all of it lies side by side for a while."""
     size = merged_bytes(facts.base, facts.config.export.merge_dtype)
     merges = (2 if facts.config.quantization else 1) if merge else 0
-    files = sum(gguf_files.share_of_16_bits(kind) for kind in types)
-    needed = int(size * (merges + files))
+    needed = int(size * (merges + gguf_files.share_of_merged(types, facts.config.export.merge_dtype)))
+    if merge or types:
+        needed += bytes_remembered(vocabulary(facts.base))
+    if not (facts.run_dir.export / "adapter").exists():
+        needed += sum(file.stat().st_size for file in facts.run_dir.adapter.iterdir())
     refuse_without_room(facts.run_dir.path, needed, "the exported models", "Make room, or export them one by one")
 
 

@@ -33,11 +33,14 @@ def parse(asked: Sequence[str]) -> tuple[str, ...]:
     return types
 
 
-def share_of_16_bits(kind: str) -> float:
-    """How large a file of this type becomes, beside one with 16 bits; with what it is made of on the way."""
-    if kind in gguf_export.QUANTISED:
-        return 1 + (int(kind[1]) + 1) / 16
-    return {"f32": 2.0, "q8_0": 0.54}.get(kind, 1.0)
+def share_of_merged(types: Sequence[str], merge_dtype: str) -> float:
+    """How large files of these types become, beside the merged model; with what some are made of on the way."""
+    of_16_bits = sum(_OF_16_BITS.get(kind) or (int(kind[1]) + 1) / 16 for kind in types)
+    made_of = 1.0 if any(kind in gguf_export.QUANTISED for kind in types) else 0.0  # bf16, once for all of them
+    return (of_16_bits + made_of) / (2 if merge_dtype == "float32" else 1)
+
+
+_OF_16_BITS = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 0.54}
 
 
 def refuse_impossible(facts: Facts, types: Sequence[str]) -> None:
@@ -121,6 +124,7 @@ def _refuse_beyond_tolerance(artefact: Artefact, kind: str) -> None:
 def _refuse_other_prompts(file: Path, yardstick: Yardstick) -> None:
     """Holds llama.cpp's server, with the template and tokenizer in the file, against the run's own prompts."""
     prompts = yardstick.prompts()
+    assert prompts
     found = serving_mismatches(file, yardstick.encoder, prompts)
     differing = sorted({*found.template, *found.tokens})
     if differing:

@@ -13,6 +13,7 @@ import msgspec
 
 from solotune.artifacts.measured import Artefact, Divergence
 from solotune.console import Progress
+from solotune.dataset.contract import Message
 from solotune.harness.divergence import Remembered, diverge, remember
 from solotune.harness.held_out import HeldOut
 from solotune.modeling import card, determinism
@@ -75,13 +76,26 @@ class Yardstick:
         return {"loss": own, "perplexity": _finite(perplexity(own)), "base_loss": self.trained.base_loss}
 
     def prompts(self) -> list[Sequence[MessageLike]]:
-        """The held-out chats up to the last answer, but for those that hold the text of a control token.
+        """The held-out chats up to the last answer, without the texts of control tokens in what people wrote.
 
-        A server takes such a text for the token; here it stays text.
+        A server takes such a text for the token, where the run kept it as text: that differs anyhow. The chat around it
+        must not.
         """
-        control = self.encoder.control_tokens
-        chats = [row.messages[:-1] for row in self.held_out.rows]
-        return [chat for chat in chats if not any(token in message.content for message in chat for token in control)]
+        return [
+            [
+                Message(role=message.role, content=self._without_control(message.content))
+                for message in row.messages[:-1]
+            ]
+            for row in self.held_out.rows
+        ]
+
+    def _without_control(self, content: str) -> str:
+        tokens = sorted(self.encoder.control_tokens, key=len, reverse=True)
+        if not any(token in content for token in tokens):
+            return content
+        while found := next((token for token in tokens if token in content), None):
+            content = content.replace(found, "")  # what was around it may become another one
+        return content.strip() or "x"
 
     def measure_merged(self, name: str, folder: Path, tolerance: Tolerance) -> Artefact:
         """Holds a merged model against the adapter, loaded without quantisation, as whoever serves it will."""
