@@ -103,6 +103,12 @@ def test_figures_of_evaluate_come_with_intervals_and_verdict(tmp_path: Path) -> 
     assert "Held against" not in card
 
 
+def test_a_rank_that_vllm_doesnt_take_gets_no_command(tmp_path: Path) -> None:
+    card = adapter_card(facts(tmp_path, r=513), {})
+    assert "vLLM takes no adapter of rank 513: serve the merged model." in card
+    assert "vllm serve" not in card
+
+
 @pytest.mark.parametrize(("rank", "allowed"), [(4, 8), (16, 16), (17, 32), (512, 512)])
 def test_vllm_is_given_a_rank_that_it_takes(tmp_path: Path, rank: int, allowed: int) -> None:
     assert f"--max-lora-rank {allowed} " in adapter_card(facts(tmp_path, r=rank), {})

@@ -25,6 +25,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir
 from solotune.config.load import load
 from solotune.config.schema import RunConfig
+from solotune.errors import ModelError
 from solotune.modeling.base_model import load_plain_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.generate import generate
@@ -239,6 +240,12 @@ def test_vllm_gets_the_adapter_of_a_lora_run(workspace: Path, monkeypatch: pytes
     assert words[words.index("--max-lora-rank") + 1] == "32"
     (base,) = [word for word in words if word.endswith(":/model:ro")]
     assert base.startswith("/large disk/somewhere--")
+
+
+def test_a_rank_that_vllm_doesnt_take_is_told(workspace: Path) -> None:
+    run = RunDir(Path("runs") / "20260101-000000-x-aaaaaa")
+    with pytest.raises(ModelError, match="vLLM takes no adapter of rank 513"):
+        vllm.command(run, make_config(lora={"r": 513, "lora_alpha": 8}), None, 8000)
 
 
 def _typed(command: str, folder: Path) -> list[str]:

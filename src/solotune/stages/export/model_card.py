@@ -16,10 +16,8 @@ from solotune.artifacts.measured import Artefact, Comparison, EvalReport, Metric
 from solotune.artifacts.model_dir import ModelDir, ModelManifest
 from solotune.artifacts.run_dir import RunDir, RunManifest
 from solotune.config.schema import RunConfig
+from solotune.config.vllm import max_lora_rank
 from solotune.console import safe
-
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` takes (vllm/config/lora.py)."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,9 @@ def _exported(artefacts: Mapping[str, Artefact]) -> list[str]:
 def _serve_adapter(facts: Facts, artefacts: Mapping[str, Artefact]) -> list[str]:
     config = facts.config
     folder = f"{facts.run_dir.export}/adapter"
-    rank = next((allowed for allowed in _VLLM_RANKS if allowed >= config.lora.r), config.lora.r)
+    rank = max_lora_rank(config.lora.r)
+    if rank is None:
+        return ["## Serve", f"vLLM takes no adapter of rank {config.lora.r}: serve the merged model."]
     lines = [
         f"vllm serve {_command(facts.base_model)}",
         *([f"--revision {facts.fetched.revision}"] if facts.fetched.source == "hub" else []),

@@ -11,10 +11,10 @@ from pathlib import Path
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
+from solotune.config.vllm import max_lora_rank
+from solotune.errors import ModelError
 
 IMAGE = "vllm/vllm-openai:v0.29.0@sha256:c2914767605584b6d8f45686b82de173ecc99e781897aa3d0a66dacd72c51ae1"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` takes (vllm/config/lora.py)."""
 
 
 def command(run_dir: RunDir, config: RunConfig, merged: Path | None, port: int) -> str:
@@ -22,6 +22,9 @@ def command(run_dir: RunDir, config: RunConfig, merged: Path | None, port: int) 
 
     Args:
         merged: what is served; None: the adapter on the base model that it was trained on.
+
+    Raises:
+        ModelError: vLLM takes no adapter of this rank.
     """
     name = run_dir.run_id
     template = (merged or run_dir.adapter) / ModelDir(run_dir.adapter).chat_template.name
@@ -32,7 +35,9 @@ def command(run_dir: RunDir, config: RunConfig, merged: Path | None, port: int) 
         # The image's volume, or another disk: only the shell that types this knows.
         base = f'"${{SOLOTUNE_MODELS:-$PWD/models}}/{ModelDir.of(config.model).path.name}"'
         mounts = [f"--volume {base}:/model:ro", f'--volume "$PWD/{run_dir.adapter}":/adapter:ro']
-        rank = next((rank for rank in _RANKS if rank >= config.lora.r), _RANKS[-1])
+        rank = max_lora_rank(config.lora.r)
+        if rank is None:
+            raise ModelError(f"vLLM takes no adapter of rank {config.lora.r}", "Train one with a smaller lora.r")
         what = [f"--served-model-name {name}-base --enable-lora --max-lora-rank {rank} --lora-modules {name}=/adapter"]
     lines = [
         "docker run --rm --gpus all --shm-size 8g --cap-drop ALL --security-opt no-new-privileges",
