@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.modeling.families import FAMILIES, build
+from tests.tiny import make_experiment
 
 from solotune import cli
 from solotune.artifacts.run_dir import RunDir
@@ -84,3 +86,53 @@ def test_data_that_isnt_here_is_one_line(finished_run: Path, tasks: Path, capsys
     said = capsys.readouterr().err
     assert "error: lm-evaluation-harness can't run own_choice: FileNotFoundError: " in said
     assert "dataset_path: json" in said
+
+
+@pytest.fixture
+def thinking_run(tmp_path: Path, workspace: Path) -> Path:
+    """A finished run on a tiny model with Qwen3's tokens and template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = tmp_path / "qwen3"
+    encoder = build(FAMILIES["qwen3"], model)
+    torch.manual_seed(0)
+    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    stop = min(encoder.stop_ids)
+    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=512, eos_token_id=stop, **shape)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(model)
+    make_experiment(workspace, model)
+    for command in ("fetch", "prepare", "train"):
+        given = ("--set", "training.max_steps=2", "--set", "training.eval_steps=0")
+        assert cli.main([command, "--config", "small.yaml", *given]) == 0
+    (run,) = Path("runs").glob("2*")
+    return run
+
+
+def test_a_model_that_thinks_is_asked_without_thoughts(
+    thinking_run: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = f"evaluation.suite={{tasks: [own_answer], include_path: '{tasks}', num_fewshot: 0}}"
+    assert cli.main(["evaluate", "--run", "latest", "--suite", "--set", settings]) == 0
+    report = RunDir(thinking_run).report()
+    assert report is not None
+    assert report.opening is not None
+    assert report.opening.text == "<think>\n\n</think>\n\n"
+    assert report.opening.models.keys() == {"base", "adapter"}
+    assert report.opening.models["adapter"].examples == report.examples
+    assert report.opening.models["base"].by_itself == 0
+    suite = report.suite
+    assert suite is not None
+    assert suite.chat_template_args == {"enable_thinking": False}
+    assert suite.think_end_token == "</think>"
+    assert suite.include_path == str(tasks)
+    assert (suite.num_fewshot, suite.asked, suite.tasks[0].num_fewshot) == (0, ["own_answer"], 0)
+    assert suite.tasks[0].version
+    assert suite.seeds.keys() == {"random", "numpy", "torch", "fewshot"}
+    assert suite.at.endswith("Z")
+    said = capsys.readouterr().out
+    assert r"The chat template begins answers with '<think>\n\n</think>\n\n'" in said
+    page = RunDir(thinking_run).page.read_text()
+    assert "<code>enable_thinking=False</code>" in page
+    assert "Rows on which it would have said that by itself: base 0 of 12" in page
