@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -157,7 +158,42 @@ def test_the_loss_can_be_seen_on_a_logarithmic_axis(page: Page, shown: Shown) ->
     expect(page.locator("#loss-curve svg")).to_contain_text("logarithmic")
 
 
+def test_an_axis_says_what_its_ticks_are(page: Page, shown: Shown) -> None:
+    shown(make_run(RUNS))
+    assert page.evaluate("tickTexts([0, 5e-5, 1e-4, 1.5e-4])") == ["0", "5e−5", "1e−4", "1.5e−4"]
+    assert page.evaluate("tickTexts([0, 5e-4, 1e-3])") == ["0", "5e−4", "1e−3"]
+    assert page.evaluate("tickTexts([0, 5000, 10000])") == ["0", "5,000", "10,000"]
+
+
+def test_a_metric_with_long_options_leaves_the_verdicts_in_sight(page: Page, shown: Shown) -> None:
+    run_dir = make_run(RUNS)
+    report = json.loads(run_dir.eval_report.read_text())
+    report["metric_labels"] = {"exact_match": "choices: " + '{"tool":"none","reason":"no_such_device"},' * 4}
+    run_dir.eval_report.write_text(json.dumps(report))
+    shown(run_dir)
+    region = page.get_by_role("region", name="Base model and adapter on held-out rows")
+    expect(region.get_by_text("choices:")).to_be_visible()
+    assert region.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 # What can be done with the answers
+
+
+def test_the_measure_that_most_rows_have_orders_them(page: Page, shown: Shown) -> None:
+    run_dir = make_run(RUNS, rows=5)
+    rare = {"exact_match": None}
+    rows = [
+        msgspec.structs.replace(
+            row,
+            base=msgspec.structs.replace(row.base, metrics=row.base.metrics | rare),
+            adapter=msgspec.structs.replace(row.adapter, metrics=row.adapter.metrics | rare),
+            artefacts={},
+        )
+        for row in predictions(run_dir)
+    ]
+    rewrite(run_dir, rows)
+    shown(run_dir)
+    expect(page.get_by_role("combobox", name="Measure")).to_have_value("json_fields_f1")
 
 
 def test_rows_come_worst_first_and_best_first(page: Page, shown: Shown) -> None:
@@ -323,18 +359,29 @@ def test_the_page_never_scrolls_sideways(page: Page, shown: Shown, look: dict[st
     assert page.evaluate("document.documentElement.scrollWidth") <= look["viewport"]["width"]
 
 
+@pytest.mark.parametrize("look", [PHONE], ids=["phone"])
+def test_a_config_is_read_on_a_phone_without_scrolling_sideways(page: Page, shown: Shown) -> None:
+    shown(make_run(RUNS))
+    unfold(page)
+    for table in page.locator("table.keys").all():
+        assert table.evaluate("e => e.parentElement.scrollWidth <= e.parentElement.clientWidth")
+
+
 def unfold(page: Page) -> None:
     page.locator("details").evaluate_all("all => all.forEach(d => d.open = true)")
 
 
 def test_dark_and_print_are_looks_of_their_own(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS))
-    body = page.locator("body")
+    body, test_rows = page.locator("body"), page.locator(".stack .part-test")
     expect(body).to_have_css("background-color", "rgb(255, 255, 255)")
+    expect(test_rows).to_have_css("fill", "rgb(0, 117, 90)")
     page.emulate_media(color_scheme="dark")
     expect(body).to_have_css("background-color", "rgb(21, 24, 28)")
+    expect(test_rows).to_have_css("fill", "rgb(76, 201, 164)")
     page.emulate_media(color_scheme="dark", media="print")
     expect(body).to_have_css("background-color", "rgb(255, 255, 255)")
+    expect(test_rows).to_have_css("fill", "rgb(0, 117, 90)")
 
 
 @pytest.mark.parametrize("look", [{"reduced_motion": "no-preference"}])

@@ -142,7 +142,9 @@ function answersBrowser(answers) {
   }
 
   fill(control.tag, [["", `all (${number(rows.length)})`], ...answers.tags.slice(0, MOST_TAGS).map(([tag, count], i) => [String(i), `${tag} (${number(count)})`])], "");
-  fill(control.measure, measures.map(name => [name, name]), metrics[0] || "loss");
+  // The metric that most rows have: others are of some tags only.
+  const measured = metrics.map((_, i) => rows.reduce((sum, row) => sum + (row[ANSWERS].some(a => a && a[3][i] !== null)), 0));
+  fill(control.measure, measures.map(name => [name, name]), metrics[measured.indexOf(Math.max(...measured))] || "loss");
   fill(control.left, models.map(name => [name, name]), "base");
   fill(control.right, models.map(name => [name, name]), "adapter");
   for (const name of ["left", "right"]) control[name].closest("label").hidden = models.length < 3;

@@ -25,9 +25,13 @@ function decades(low, high) {
   return ticks.length > 8 && whole.length > 1 ? whole : ticks;
 }
 
-function tickText(value) {
-  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(0).replace("-", "−").replace("+", "");
-  return value.toLocaleString("en-US", { maximumFractionDigits: 6 });
+// As many digits as a tick has; where one of them is very small or large, all are written with exponents.
+function tickTexts(ticks, log) {
+  const far = value => value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  const exponents = !log && ticks.some(far);
+  return ticks.map(value => value !== 0 && (exponents || far(value))
+    ? value.toExponential().replace("-", "−").replace("+", "")
+    : value.toLocaleString("en-US", { maximumFractionDigits: 6 }));
 }
 
 // series: [{name, points: [[x, y], …], look: class, mark: name of MARKS or nothing, thin}]
@@ -101,7 +105,7 @@ function chart(host, series, options) {
     const spare = (high - low) * 0.05;
     if (log) { low /= 1.08; high *= 1.08; } else { low -= options.zero && low === 0 ? 0 : spare; high += spare; }
     const ticks = log ? decades(low, high) : roundSteps(low, high, height > 200 ? 5 : 3);
-    const labels = ticks.map(tickText);
+    const labels = tickTexts(ticks, log);
     const left = Math.max(28, 8 + 6.6 * Math.max(...labels.map(text => text.length))), right = options.categories ? 24 : 12, top = 24, bottom = height - 34;
     const first = xs[0], last = xs[xs.length - 1], span = last - first || 1;
     const x = value => left + (width - left - right) * (xs.length === 1 ? 0.5 : (value - first) / span);
@@ -124,8 +128,7 @@ function chart(host, series, options) {
       drawing.append(svg("line", { class: "event", x1: x(value), x2: x(value), y1: top, y2: bottom }, svg("title", {}, text)));
     }
     for (const [value, text] of options.bounds || []) {
-      drawing.append(svg("line", { class: "bound", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-        svg("text", { x: width - right, y: y(value) + 12, "text-anchor": "end" }, text));
+      drawing.append(svg("line", { class: "bound", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     }
     for (const one of series) {
       const path = one.points.map(([px, py], i) => `${i ? "L" : "M"}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join("");
@@ -135,6 +138,9 @@ function chart(host, series, options) {
           drawing.append(svg("path", { class: `dot ${one.look}`, d: MARKS[one.mark || "circle"], transform: `translate(${x(px).toFixed(1)} ${y(py).toFixed(1)})` }));
         }
       }
+    }
+    for (const [value, text] of options.bounds || []) {
+      drawing.append(svg("text", { class: "over", x: width - right, y: y(value) - 5, "text-anchor": "end" }, text));
     }
     drawing.append(cross);
     cross.setAttribute("visibility", "hidden");

@@ -43,7 +43,7 @@ function runTable(runs) {
 
   for (const header of table.tHead.rows[0].cells) {
     if (!header.dataset.key) continue;
-    const button = el("button", { type: "button", class: "plain" }, header.textContent);
+    const button = el("button", { type: "button", class: "plain" }, [...header.childNodes]);
     button.addEventListener("click", () => sort(header));
     header.replaceChildren(button);
   }

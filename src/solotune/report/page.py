@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from solotune import __version__
-from solotune.console import as_started, duration, safe
+from solotune.console import as_started, counted, duration, safe
 from solotune.dataset.report.page import environment, source
 from solotune.report.verdict import signed
 
@@ -74,5 +74,7 @@ def _lines(text: str) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     made = environment([__package__])
-    made.filters.update(command=as_started, duration=duration, lines=_lines, signed=signed, split=str.split)
+    made.filters.update(
+        command=as_started, counted=counted, duration=duration, lines=_lines, signed=signed, split=str.split
+    )
     return made

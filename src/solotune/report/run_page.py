@@ -141,9 +141,10 @@ def _trained(run: Gathered) -> str:
     outcome, layout = (run.manifest.outcome, run.manifest.layout) if run.manifest else (None, None)
     if outcome is None:
         return f"Up to step {run.log[-1].step:,}."
+    epochs = f"{outcome.epochs:.3g}"
     text = (
-        f"{counted(outcome.steps, 'step')}, {outcome.epochs:.3g} epochs, {outcome.tokens:,} tokens "
-        f"({outcome.trained_tokens:,} of them with a label) in {duration(outcome.seconds)}."
+        f"{counted(outcome.steps, 'step')}, {epochs} {'epoch' if epochs == '1' else 'epochs'}, "
+        f"{outcome.tokens:,} tokens ({outcome.trained_tokens:,} of them with a label) in {duration(outcome.seconds)}."
     )
     if layout:
         text += f" A step is {counted(layout.accumulation, 'forward pass')} of {counted(layout.sequences, 'sequence')}."
