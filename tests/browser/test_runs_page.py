@@ -105,6 +105,26 @@ def test_two_runs_are_laid_over_each_other(page: Page, url: str) -> None:
     expect(page.locator("#compare-legend li")).to_have_text(["home b00b1e", "home a2dbe2"])
 
 
+def test_runs_are_sorted_and_compared_with_the_keyboard_alone(page: Page, url: str) -> None:
+    focused = page.locator(":focus")
+
+    def tab_to(name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            assert focused.evaluate("e => getComputedStyle(e).outlineStyle") in ("solid", "auto")
+            if focused.evaluate("e => e.ariaLabel || e.textContent") == name:
+                return
+        raise AssertionError(f"the tab key doesn't reach {name}")
+
+    tab_to("Held-out loss")
+    page.keyboard.press("Enter")
+    expect(order(page)).to_have_text([FIRST, SECOND, BROKEN, THIRD])
+    for run in (FIRST, SECOND):
+        tab_to(f"Compare {run}")
+        page.keyboard.press("Space")
+    expect(page.locator("#comparison")).to_be_visible()
+
+
 def test_what_is_compared_is_in_the_address(page: Page, url: str) -> None:
     tick(page, FIRST, SECOND)
     expect(page).to_have_url(re.compile(f"#compare={SECOND},{FIRST}$"))
