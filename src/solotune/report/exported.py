@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from solotune.artifacts.files import FileRecord
-from solotune.artifacts.measured import Artefact, ExportRecord
+from solotune.artifacts.measured import Artefact, Divergence, ExportRecord
 from solotune.report.verdict import signed
 
 _FILES = 60
@@ -33,6 +33,7 @@ class ExportLine:
     difference: Figure
     kl: Figure
     logits: str
+    """The largest difference of a logit, and the mean of all."""
     agreement: Figure
     bytes: int
     failed: list[str]
@@ -67,7 +68,7 @@ def _line(name: str, one: Artefact) -> ExportLine:
         loss=_text(loss, ".4f"),
         difference=_difference(one),
         kl=Figure(_text(found.kl_mean if found else None, ".2g"), _text(bound.get("max_kl"), "g", "at most ")),
-        logits=_text(found.max_logit_difference if found else None, ".3g"),
+        logits=_logits(found),
         agreement=Figure(
             _text(found.greedy_agreement if found else None, ".2%"),
             _text(bound.get("min_greedy_agreement"), ".4%", "at least "),
@@ -85,6 +86,13 @@ def _difference(one: Artefact) -> Figure:
         found = loss - adapter
     allowed = _text(one.tolerance.get("max_loss_difference"), "g", "within ")
     return Figure("" if found is None else signed(found, 4), allowed)
+
+
+def _logits(found: Divergence | None) -> str:
+    if found is None:
+        return ""
+    both = (_text(found.max_logit_difference, ".3g"), _text(found.mean_logit_difference, ".2g"))
+    return " / ".join(text for text in both if text)
 
 
 def _text(value: float | None, form: str, before: str = "") -> str:

@@ -151,7 +151,8 @@ def facts(run: Gathered) -> list[Fact]:
     if report := run.report:
         loss = f"{report.base.loss:.4f}", f"{report.adapter.loss:.4f}"
         found.append(Fact("Held-out loss", *loss, "nats a token, base and adapter"))
-        for name, of in list(report.adapter.metrics.items())[:2]:
+        of_most_rows = sorted(report.adapter.metrics.items(), key=lambda metric: -metric[1].n)
+        for name, of in of_most_rows[:2]:
             base = report.base.metrics.get(name)
             found.append(Fact(name, f"{base.value:.3f}" if base else "", f"{of.value:.3f}", counted(of.n, "row")))
     if run.manifest and (outcome := run.manifest.outcome):
