@@ -121,7 +121,8 @@ def resume(wanted: str, config: RunConfig | None = None, trial: Trial | None = N
         differing = environment.differences(manifest.environment, _environment())
         for what in differing:
             warn(f"not as it was when the run began, so the adapter may be another than without a stop: {what}")
-        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole(Origin(manifest.config_sha256, inputs.order_sha256))
+        origin = Origin(manifest.config_sha256, inputs.order_sha256)
+        checkpoint, broken = Checkpoints(run_dir.checkpoints).newest_whole(origin)
         for what in broken:
             warn(f"checkpoint set aside: {what}")
         step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
