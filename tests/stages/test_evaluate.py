@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -390,6 +391,10 @@ def test_run_to_run_noise_widens_the_interval_of_the_loss(
 def test_only_what_concerns_the_evaluation_can_be_set(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluated(finished_run, "--set", "evaluation.max_examples=3")
     assert report.examples == 3
+    measured = [json.loads(line)["id"] for line in (finished_run / "predictions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line)["id"] for line in Path("data/splits/test.jsonl").read_text().splitlines()]
+    third = len(rows) / 3
+    assert [int(rows.index(one) / third) for one in measured] == [0, 1, 2], "one from each third of the split"
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--run", "latest", "--set", "lora.r=8"])
     assert "the rest of the config is what the run was trained with" in capsys.readouterr().err

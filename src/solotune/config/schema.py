@@ -282,7 +282,7 @@ class EvaluationConfig(Section):
     batch_size: Positive = 16
     """Rows generated side by side."""
     max_examples: Positive | None = None
-    """Measure the first N rows only; null: all."""
+    """Measure N rows only, spread over the split; null: all."""
     gguf_examples: Positive | None = 64
     """Of these the first N for a GGUF, which llama.cpp runs on the CPU; null: all. It is compared with base and adapter
     on the same rows."""
@@ -303,7 +303,7 @@ class ExportConfig(Section):
     merge_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Type in which a merged model is stored."""
     proof_examples: Positive = 64
-    """Held-out rows on which the merged model is scored beside the adapter."""
+    """Held-out rows, spread over the split, on which what is exported is scored beside the adapter."""
     max_loss_difference: PositiveNumber = 0.01
     """Largest |loss of merged - loss of adapter| in nats a token that passes."""
     max_kl: PositiveNumber = 0.01

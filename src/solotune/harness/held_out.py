@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir, RunManifest
@@ -41,14 +42,14 @@ class HeldOut:
         split: Split | None = None,
         limit: int | None = None,
     ) -> HeldOut:
-        """The first rows of a split, after proof that it is the one that the run was made with.
+        """Rows of a split, after proof that it is the one that the run was made with.
 
         Args:
             run_dir: a finished run.
             manifest: its own.
             config: its own.
             split: another one than `evaluation.split`.
-            limit: how many rows at most; None: all.
+            limit: how many rows at most, from all over the split (`spread`); None: all.
 
         Raises:
             ArtifactError: the splits have changed since.
@@ -62,13 +63,15 @@ class HeldOut:
                 "Prepare the data it was trained on, or train again",
             )
         path = splits.split(split)
-        rows = list(islice(read_rows(path), limit))
-        if not rows:
+        if next(read_rows(path), None) is None:
             raise DataError(f"{path} is empty", f"Raise dataset.{split}_fraction, or declare rows for it")
         base = ModelDir.of(config.model)
         encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
-        encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder)[: len(rows)]
-        return cls(split, rows, encoded, encoder)
+        encoded = tokenised(path, lambda: (row.messages for row in read_rows(path)), encoder)
+        wanted = spread(len(encoded), limit)
+        rows = [row for number, row in enumerate(read_rows(path)) if number in wanted]
+        left_out = dict.fromkeys(set(range(len(encoded))) - wanted, 0)
+        return cls(split, rows, encoded.keep(left_out), encoder)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,6 +130,19 @@ class HeldOut:
             start += len(opening) if ids[start : start + len(opening)] == opening else 0
             answered.append(Encoded(ids, [IGNORE] * start + ids[start:end] + [IGNORE] * (len(ids) - end)))
         return answered
+
+
+def spread(rows: int, limit: int | None) -> set[int]:
+    """Numbers of `limit` of so many rows, the same each time: one from each of as many equal stretches.
+
+    The first ones of a sorted file would be of one kind; each tenth one, where kinds take turns, too. So it is drawn
+    which one of a stretch.
+    """
+    if limit is None or limit >= rows:
+        return set(range(rows))
+    bounds = [i * rows // limit for i in range(limit + 1)]
+    draw = Random(0)
+    return {start + int(draw.random() * (end - start)) for start, end in pairwise(bounds)}
 
 
 @dataclass(frozen=True)

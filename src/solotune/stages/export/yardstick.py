@@ -39,7 +39,7 @@ class Yardstick:
 
     @classmethod
     def measure(cls, facts: Facts, examples: int, scratch: Path) -> Yardstick:
-        """Scores adapter and base model on the first `examples` held-out rows; `scratch` keeps the distributions.
+        """Scores adapter and base model on `examples` held-out rows; `scratch` keeps the distributions.
 
         Raises:
             ArtifactError: the splits have changed since the training.
