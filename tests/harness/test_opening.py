@@ -83,4 +83,4 @@ def measured(held_out: HeldOut, *, by_itself: bool) -> Measured:
         greedy = np.array(labels if by_itself else [0] * len(labels), np.int32)
         scores.append(RowScore(float(nll.sum()), len(labels), nll, greedy))
     n = len(held_out)
-    return Measured(scores, [""] * n, [None] * n, {}, [None] * n)
+    return Measured(scores, [""] * n, [None] * n, {}, [None] * n, range(n))

@@ -26,7 +26,7 @@ def measured(held_out: HeldOut, nll: Sequence[float], values: dict[str, list[flo
         count = sum(label != -100 for label in row.labels[1:])
         scores.append(RowScore(each * count, count, np.full(count, each, np.float32), np.zeros(count, np.int32)))
     n = len(nll)
-    return Measured(scores, [""] * n, [None] * n, values or {}, [None] * n)
+    return Measured(scores, [""] * n, [None] * n, values or {}, [None] * n, range(n))
 
 
 @pytest.fixture
@@ -89,28 +89,31 @@ def test_what_was_exported_is_held_against_the_adapter(rows: HeldOut) -> None:
     assert found.artefact_comparison["merged"]["loss"].difference == pytest.approx(0.5)
     assert found.artefact_comparison["merged"]["loss"].verdict == "worse"
     assert list(found.models) == ["base", "adapter", "merged"]
-    assert found.on_first == []
+    assert found.on_fewer == []
 
 
-def test_what_was_measured_on_the_first_rows_is_compared_on_these(rows: HeldOut) -> None:
+def test_what_was_measured_on_fewer_rows_is_compared_on_these(rows: HeldOut) -> None:
     right: list[float | None] = [float(i % 2) for i in range(20)]
+    odd = range(1, 17, 2)  # eight, of which none carries a tag
     models = {
         "base": measured(rows, [3.0] * 20, {"contains": right}),
-        "adapter": measured(rows, [1.0 if i < 8 else 2.0 for i in range(20)], {"contains": right}),
+        "adapter": measured(rows, [1.0 if i % 2 else 2.0 for i in range(20)], {"contains": right}),
     }
-    whole = measured(rows.first(8), [1.5] * 8, {"contains": [1.0] * 8})
-    found = summarise({**models, "gguf": whole}, rows, fewer=[5, 8, 99])
+    gguf = replace(measured(rows.some(odd), [1.5] * 8, {"contains": [0.5] * 8}), rows=odd)
+    found = summarise({**models, "gguf": gguf}, rows, [range(5), odd, range(20)])
     assert (found.models["gguf"].examples, found.models["adapter"].examples) == (8, 20)
-    assert found.artefact_comparison["gguf"]["loss"].n == 8
-    assert found.artefact_comparison["gguf"]["loss"].difference == pytest.approx(0.5)
-    assert found.artefact_comparison["gguf"]["contains"].difference == pytest.approx(0.5)
-    assert found.models["gguf"].by_tag["a"].examples == 4
-    assert [one.examples for one in found.on_first] == [5, 8]
-    first = found.on_first[1]
-    assert (first.adapter.loss, first.base.loss) == (pytest.approx(1.0), pytest.approx(3.0))
-    assert first.adapter.metrics["contains"].n == 8
-    assert first.adapter.metrics["contains"].ci95[0] < 0.5 < first.adapter.metrics["contains"].ci95[1]
-    assert (first.adapter.by_tag, first.adapter.by_position) == ({}, [])
+    assert found.models["gguf"].loss == pytest.approx(1.5)
+    assert sum(bucket.tokens for bucket in found.models["gguf"].by_position) == sum(s.tokens for s in gguf.scores)
+    compared = found.artefact_comparison["gguf"]
+    assert (compared["loss"].n, compared["loss"].difference) == (8, pytest.approx(0.5))
+    assert (compared["contains"].n, compared["contains"].difference) == (8, pytest.approx(-0.5))
+    assert found.models["gguf"].by_tag == {}
+    assert [one.examples for one in found.on_fewer] == [5, 8]
+    on_odd = found.on_fewer[1]
+    assert (on_odd.adapter.loss, on_odd.base.loss) == (pytest.approx(1.0), pytest.approx(3.0))
+    assert (on_odd.adapter.metrics["contains"].n, on_odd.adapter.metrics["contains"].value) == (8, 1.0)
+    assert (on_odd.adapter.by_tag, on_odd.adapter.by_position) == ({}, [])
+    assert found.comparison == summarise(models, rows).comparison
 
 
 def test_how_answers_ended_is_counted(rows: HeldOut) -> None:
@@ -143,7 +146,7 @@ def test_places_are_counted_from_the_beginning_of_each_answer(held_out: HeldOut)
     for i in range(len(held_out)):
         places = np.concatenate([np.arange(end - start) for start, end in held_out.encoded.spans(i)])
         scores.append(RowScore(float(places.sum()), len(places), places.astype(np.float32), np.zeros(0, np.int32)))
-    one = Measured(scores, [""] * 6, [None] * 6, {}, [None] * 6)
+    one = Measured(scores, [""] * 6, [None] * 6, {}, [None] * 6, range(6))
     buckets = summarise({"base": one, "adapter": one}, held_out).models["adapter"].by_position
     assert (buckets[0].start, buckets[0].end, buckets[0].tokens, buckets[0].loss) == (0, 1, 7, 0.0)
     assert (buckets[1].start, buckets[1].loss) == (1, 1.0)

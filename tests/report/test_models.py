@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.report.demo import make_run
 
-from solotune.artifacts.measured import EvalReport, OnFirst, Proof
+from solotune.artifacts.measured import EvalReport, OnFewer, Proof
 from solotune.report.models import AGREEMENT, KL, Compared, models
 
 PROOF = Proof(60, 0.21, 1.23, 3.5, 0.2, 0.004, 0.995, "dequantised", kept=True, passed=True)
@@ -47,23 +47,34 @@ def test_a_merge_that_wasnt_kept_stands_in_the_table_of_its_rows(report: EvalRep
 
 
 def test_other_rows_are_another_table(report: EvalReport) -> None:
-    on_first = OnFirst(
+    on_fewer = OnFewer(
         20, *(msgspec.structs.replace(of, loss=loss) for of, loss in ((report.base, 4.0), (report.adapter, 0.5)))
     )
     gguf = msgspec.structs.replace(report.artefacts["merged"], examples=20)
     proofs = {name: msgspec.structs.replace(of, examples=20) for name, of in (("merged", PROOF), ("gguf-q8_0", PROOF))}
     grown = msgspec.structs.replace(
-        report, artefacts=report.artefacts | {"gguf-q8_0": gguf}, on_first=[on_first], proofs=proofs
+        report, artefacts=report.artefacts | {"gguf-q8_0": gguf}, on_fewer=[on_fewer], proofs=proofs
     )
     whole, first = models(grown)
-    assert (whole.examples, list(whole.models)) == (60, ["base", "adapter", "merged"])
+    assert (whole.rows, list(whole.models)) == ("60 rows", ["base", "adapter", "merged"])
     assert KL not in whole.measures
-    assert (first.examples, list(first.models)) == (20, ["base", "adapter", "merged", "gguf-q8_0"])
+    assert (first.rows, list(first.models)) == ("20 of the 60 rows", ["base", "adapter", "merged", "gguf-q8_0"])
     assert [cells[0].value for cells in first.models.values()] == ["4.0000", "0.5000", "0.2100", f"{gguf.loss:.4f}"]
 
 
-def test_more_rows_than_were_measured_now_have_what_export_wrote_down(report: EvalReport) -> None:
-    proofs = {"merged-original": msgspec.structs.replace(DELETED, examples=64)}
-    _, more = models(msgspec.structs.replace(report, proofs=proofs))
-    assert [cells[0].value for cells in more.models.values()] == ["3.5000", "0.2000", "0.3100"]
-    assert all(len(cells) == len(more.measures) for cells in more.models.values())
+@pytest.mark.parametrize("examples", [64, 20])
+def test_rows_that_werent_measured_now_have_what_export_wrote_down(report: EvalReport, examples: int) -> None:
+    proof = msgspec.structs.replace(DELETED, examples=examples, rows_are_among=False)
+    gguf = msgspec.structs.replace(report.artefacts["merged"], examples=20)
+    grown = msgspec.structs.replace(
+        report,
+        artefacts={"gguf-q8_0": gguf},
+        proofs={"merged-original": proof},
+        on_fewer=[OnFewer(20, report.base, report.adapter)],
+    )
+    tables = {table.rows: table for table in models(grown)}
+    of_export = tables[f"{examples} rows that export took"]
+    assert list(of_export.models) == ["base", "adapter", "merged-original"]
+    assert [cells[0].value for cells in of_export.models.values()] == ["3.5000", "0.2000", "0.3100"]
+    assert all(len(cells) == len(of_export.measures) for cells in of_export.models.values())
+    assert list(tables["20 of the 60 rows"].models) == ["base", "adapter", "gguf-q8_0"]

@@ -62,12 +62,12 @@ class ModelScore(msgspec.Struct, frozen=True):
     by_tag: dict[str, TagScore] = {}
     by_position: list[PositionLoss] = []
     examples: int = 0
-    """The first so many rows of the split."""
+    """Rows that it was measured on; below the report's they are spread over those."""
     answered: Answered | None = None
 
 
-class OnFirst(msgspec.Struct, frozen=True):
-    """Base and adapter on the first rows, for what was measured on no more of them."""
+class OnFewer(msgspec.Struct, frozen=True):
+    """Base and adapter on some of the rows, for what was measured on no more of them."""
 
     examples: int
     base: ModelScore
@@ -78,7 +78,7 @@ class Proof(msgspec.Struct, frozen=True):
     """What export.json says of an exported model, kept or not: measured by `export` with the same code."""
 
     examples: int
-    """On the first so many rows of the split."""
+    """Rows that it was measured on."""
     loss: float
     perplexity: float
     base_loss: float
@@ -89,6 +89,8 @@ class Proof(msgspec.Struct, frozen=True):
     merge_base: str | None
     kept: bool
     passed: bool | None
+    rows_are_among: bool = True
+    """Its rows are among those of the report (`on_fewer`, or all of them)."""
 
 
 class OpeningSaid(msgspec.Struct, frozen=True):
@@ -219,7 +221,7 @@ class EvalReport(msgspec.Struct, frozen=True):
     """Tags of the fewest rows, beyond those that are measured by themselves."""
     artefacts_missing: list[str] = []
     """Exported, and not measured: left out with `--no-exports`, or the command ended before."""
-    on_first: list[OnFirst] = []
+    on_fewer: list[OnFewer] = []
     """For each number of rows below `examples` on which something exported was measured."""
     proofs: dict[str, Proof] = {}
     """What export.json said, merges that weren't kept among it; empty where another split was measured."""

@@ -284,8 +284,8 @@ class EvaluationConfig(Section):
     max_examples: Positive | None = None
     """Measure N rows only, spread over the split; null: all."""
     gguf_examples: Positive | None = 64
-    """Of these the first N for a GGUF, which llama.cpp runs on the CPU; null: all. It is compared with base and adapter
-    on the same rows."""
+    """Of these N for a GGUF, which llama.cpp runs on the CPU; null: all. It is compared with base and adapter on the
+    same rows."""
     suite: SuiteConfig | None = None
     """Did it forget? What `--suite` asks; null: tasks are named there."""
 

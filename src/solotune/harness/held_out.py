@@ -31,6 +31,8 @@ class HeldOut:
     """Each row as ids, with labels on what the assistant says; never cut."""
     encoder: ChatEncoder
     """With the template that the run was trained with."""
+    is_whole: bool = True
+    """They are all of the split."""
     _openings: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -71,7 +73,7 @@ class HeldOut:
         wanted = spread(len(encoded), limit)
         rows = [row for number, row in enumerate(read_rows(path)) if number in wanted]
         left_out = dict.fromkeys(set(range(len(encoded))) - wanted, 0)
-        return cls(split, rows, encoded.keep(left_out), encoder)
+        return cls(split, rows, encoded.keep(left_out), encoder, is_whole=not left_out)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,9 +91,12 @@ class HeldOut:
         """What the assistant should say last."""
         return self.rows[row].messages[-1].content
 
-    def first(self, rows: int) -> HeldOut:
-        """The first rows alone."""
-        return replace(self, rows=self.rows[:rows], encoded=self.encoded[:rows])
+    def some(self, rows: Sequence[int]) -> HeldOut:
+        """Rows of these numbers alone, in their order here."""
+        wanted = set(rows)
+        kept = [row for number, row in enumerate(self.rows) if number in wanted]
+        others = {number: 0 for number in range(len(self)) if number not in wanted}
+        return replace(self, rows=kept, encoded=self.encoded.keep(others), is_whole=self.is_whole and not others)
 
     def prompt(self, row: int) -> list[int]:
         """The ids before what the last answer says: those up to where the assistant has the word, and the opening."""

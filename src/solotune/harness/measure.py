@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model did on the rows, each list in their order."""
+    """What one model did on rows, each list in their order."""
 
     scores: list[RowScore]
     answers: list[str]
@@ -32,6 +32,8 @@ class Measured:
     """Label of a metric -> a value for each row; None where it doesn't apply."""
     generated: list[Generated | None]
     """How each answer began and ended; None where there is none."""
+    rows: Sequence[int]
+    """Numbers of the held-out rows that these are, ascending."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Generated:
 
 
 def measure(
-    name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[Metric], rows: int | None = None
+    name: str, subject: Subject, held_out: HeldOut, metrics: Sequence[Metric], rows: Sequence[int] | None = None
 ) -> Measured:
     """Scores every row; each answer is generated once, whatever metrics look at it.
 
@@ -56,7 +58,7 @@ def measure(
         subject: the model.
         held_out: the rows.
         metrics: in the order in which reports show them.
-        rows: how many of the first ones; None: all. The choices of a metric are those of all rows in any case.
+        rows: numbers of some of them, ascending; None: all. The choices of a metric are those of all rows in any case.
 
     Raises:
         ModelError: the model finds a row infinitely unlikely, or its likelihood is no number.
@@ -65,7 +67,8 @@ def measure(
     """
     name = safe(name, 60)
     choices_given = {m.label: choices_of(m, held_out) for m in metrics if isinstance(m, ChoiceMetric)}
-    held_out = held_out if rows is None else held_out.first(rows)
+    rows = range(len(held_out)) if rows is None else rows
+    held_out = held_out.some(rows)
     with Progress(f"{name}: scoring", len(held_out), "rows") as bar:
         scores = subject.score(held_out.encoded, bar.advance)
     _refuse_not_finite(name, held_out, range(len(held_out)), scores)
@@ -90,7 +93,7 @@ def measure(
                 for i, row in enumerate(held_out.rows)
             ]
     first = [next((c[i] for c in choices.values() if c[i] is not None), None) for i in range(len(held_out))]
-    return Measured(scores, answers, first, values, generated)
+    return Measured(scores, answers, first, values, generated, rows)
 
 
 def choices_of(metric: ChoiceMetric, held_out: HeldOut) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def opening_of(measured: Mapping[str, Measured], held_out: HeldOut) -> Opening |
     return Opening(
         text="".join(held_out.encoder.token_bytes(i).decode(errors="replace") for i in ids),
         tokens=sum(len(place.ids) for place in places),
-        models={name: _said(one.scores, places) for name, one in measured.items()},
+        models={name: _said(one.scores, [places[i] for i in one.rows]) for name, one in measured.items()},
     )
 
 
@@ -43,7 +43,7 @@ def _place(held_out: HeldOut, row: int) -> _Place:
 
 
 def _said(scores: Sequence[RowScore], places: Sequence[_Place]) -> OpeningSaid:
-    pairs = list(zip(scores, places, strict=False))  # of something exported there may be fewer scores
+    pairs = list(zip(scores, places, strict=True))
     nll = math.fsum(score.nll - math.fsum(_part(score, place)) for score, place in pairs)
     tokens = sum(score.tokens - len(place.ids) for score, place in pairs)
     by_itself = sum(

@@ -16,7 +16,7 @@ from solotune.artifacts.measured import (
     Comparison,
     MetricSummary,
     ModelScore,
-    OnFirst,
+    OnFewer,
     PositionLoss,
     TagScore,
     WorseRow,
@@ -46,28 +46,29 @@ class Summary:
     comparison_by_tag: dict[str, dict[str, Comparison]]
     artefact_comparison: dict[str, dict[str, Comparison]]
     """Each other model minus the adapter, on the rows that it was measured on."""
-    on_first: list[OnFirst]
-    """Base and adapter on fewer rows, as many as were asked for."""
+    on_fewer: list[OnFewer]
+    """Base and adapter on some of the rows."""
     worse_rows: dict[str, list[WorseRow]]
     tags_left_out: int
 
 
-def summarise(measured: Mapping[str, Measured], held_out: HeldOut, fewer: Collection[int] = ()) -> Summary:
+def summarise(measured: Mapping[str, Measured], held_out: HeldOut, some: Collection[Sequence[int]] = ()) -> Summary:
     """All figures at once, so that they share their resamples.
 
     Args:
-        measured: `base`, `adapter`, and what was exported, by name; of that there may be the first rows alone.
+        measured: `base`, `adapter`, and what was exported, by name; that may be on some of the rows.
         held_out: the rows.
-        fewer: numbers of first rows for which base and adapter are wanted besides.
+        some: rows, by number, on which base and adapter are wanted besides; those of `measured` are anyway.
     """
     tags = held_out.tags
     groups: dict[str | None, _Numbers] = {None: np.arange(len(held_out))}
     groups |= {tag: np.array(rows) for tag, rows in islice(tags.items(), TAGS)}
-    models = {name: _Model.of(one) for name, one in measured.items()}
+    models = {name: _Model.of(one, len(held_out)) for name, one in measured.items()}
     others = [name for name in models if name not in _BOTH]
     pairs = [("adapter", "base"), *((name, "adapter") for name in others)]
-    fewer = sorted({n for n in (*fewer, *(models[name].rows for name in others)) if n < len(held_out)})
-    shorter = {(n, name): models[name].first(n) for n in fewer for name in _BOTH}
+    asked = {tuple(rows) for rows in (*some, *(measured[name].rows for name in others)) if len(rows) < len(held_out)}
+    fewer = sorted(asked, key=lambda rows: (len(rows), rows))
+    shorter = {(rows, name): models[name].on(rows) for rows in fewer for name in _BOTH}
     everyone: dict[_Name, _Model] = dict(models) | dict(shorter)
     samples = _samples(everyone, models, pairs, groups)
     with Progress("resampling the rows", len(samples), "intervals") as bar:
@@ -87,17 +88,17 @@ def summarise(measured: Mapping[str, Measured], held_out: HeldOut, fewer: Collec
         comparison=compared(None, pairs[0]),
         comparison_by_tag={tag: compared(tag, pairs[0]) for tag in groups if tag is not None},
         artefact_comparison={pair[0]: compared(None, pair) for pair in pairs[1:]},
-        on_first=[
-            OnFirst(n, *(_score((n, name), shorter[n, name], {None: groups[None]}, found, None) for name in _BOTH))
-            for n in fewer
+        on_fewer=[
+            OnFewer(len(rows), *(_score((rows, n), shorter[rows, n], {None: groups[None]}, found, None) for n in _BOTH))
+            for rows in fewer
         ],
         worse_rows=_worse_rows(models["adapter"], models["base"], groups[None], held_out),
         tags_left_out=max(0, len(tags) - TAGS),
     )
 
 
-_Name = str | tuple[int, str]
-"""Of a model; with a number: on so many of the first rows."""
+_Name = str | tuple[tuple[int, ...], str]
+"""Of a model; with numbers: on these rows alone."""
 _Key = tuple[str | None, _Name | tuple[str, str], str]
 """Tag (None: all rows), a model or two, and `loss` or a metric."""
 
@@ -115,44 +116,58 @@ class _Differences:
 
 @dataclass(frozen=True)
 class _Model:
-    """`Measured` as arrays, one entry a row."""
+    """`Measured` as arrays, one entry for each row that there is."""
 
     nll: Floats
+    """NaN where the model wasn't measured."""
     tokens: Floats
     values: dict[str, Floats]
     """NaN where a metric doesn't apply."""
     token_nll: Floats
-    """Of all rows, one behind the other."""
+    """Of all rows that it was measured on, one behind the other."""
     generated: list[Generated | None]
 
     @classmethod
-    def of(cls, measured: Measured) -> _Model:
+    def of(cls, measured: Measured, rows: int) -> _Model:
+        def everywhere(values: Sequence[float | None]) -> Floats:
+            found = np.full(rows, np.nan)
+            found[list(measured.rows)] = np.array(values, np.float64)
+            return found
+
+        generated: list[Generated | None] = [None] * rows
+        for number, one in zip(measured.rows, measured.generated, strict=True):
+            generated[number] = one
         return cls(
-            np.array([score.nll for score in measured.scores]),
-            np.array([float(score.tokens) for score in measured.scores]),
-            {name: np.array(values, np.float64) for name, values in measured.values.items()},
+            everywhere([score.nll for score in measured.scores]),
+            everywhere([float(score.tokens) for score in measured.scores]),
+            {name: everywhere(values) for name, values in measured.values.items()},
             np.concatenate([score.token_nll for score in measured.scores]).astype(np.float64),
-            measured.generated,
+            generated,
         )
 
-    @property
-    def rows(self) -> int:
-        return len(self.nll)
+    def on(self, rows: Sequence[int]) -> _Model:
+        """On these rows alone; without what by_position needs."""
+        others = np.setdiff1d(np.arange(len(self.nll)), rows)
 
-    def first(self, rows: int) -> _Model:
-        """On no more rows; without what by_position needs."""
-        values = {name: of[:rows] for name, of in self.values.items()}
-        return _Model(self.nll[:rows], self.tokens[:rows], values, np.zeros(0), self.generated[:rows])
+        def without(values: Floats) -> Floats:
+            left = values.copy()
+            left[others] = np.nan
+            return left
+
+        values = {name: without(of) for name, of in self.values.items()}
+        wanted = set(rows)
+        generated = [one if number in wanted else None for number, one in enumerate(self.generated)]
+        return _Model(without(self.nll), without(self.tokens), values, np.zeros(0), generated)
 
     def among(self, rows: _Numbers) -> _Numbers:
         """Those that it was measured on."""
-        return rows[rows < self.rows]
+        return rows[~np.isnan(self.nll[rows])]
 
     def loss(self, rows: _Numbers) -> float:
         return math.fsum(self.nll[rows]) / math.fsum(self.tokens[rows])
 
     def applying(self, metric: str, rows: _Numbers) -> Floats:
-        values = self.values[metric][self.among(rows)]
+        values = self.values[metric][rows]
         return values[~np.isnan(values)]
 
     def minus(self, other: _Model, what: str, rows: _Numbers) -> _Differences:
@@ -193,7 +208,7 @@ def _score(
     model: _Model,
     groups: Mapping[str | None, _Numbers],
     found: Mapping[_Key, Interval],
-    places: _Numbers | None,
+    places: Sequence[_Numbers] | None,
 ) -> ModelScore:
     """On the rows that it was measured on; by place in the answer where `places` has those of all rows."""
 
@@ -204,7 +219,8 @@ def _score(
             if len(values := model.applying(metric, groups[tag]))
         }
 
-    loss = model.loss(model.among(groups[None]))
+    rows_of_all = model.among(groups[None])
+    loss = model.loss(rows_of_all)
     by_tag = {
         tag: TagScore(len(own), int(model.tokens[own].sum()), model.loss(own), metrics(tag))
         for tag, rows in groups.items()
@@ -215,8 +231,8 @@ def _score(
         min(perplexity(loss), _LARGEST),
         metrics(None),
         by_tag,
-        [] if places is None else _by_position(model, places[: len(model.token_nll)]),
-        model.rows,
+        [] if places is None else _by_position(model, np.concatenate([places[i] for i in rows_of_all])),
+        len(rows_of_all),
         _answered(model.generated),
     )
 
@@ -258,13 +274,16 @@ def _worse_rows(adapter: _Model, base: _Model, rows: _Numbers, held_out: HeldOut
     return worse
 
 
-def _places(held_out: HeldOut) -> _Numbers:
-    """Of every scored token, of all rows one behind the other: how many tokens of its answer stand before it."""
-    places = [np.zeros(0, np.int64)]
-    for i in range(len(held_out)):
-        # A row's first token has nothing before it that could predict it.
-        places += [np.arange(max(start, 1) - start, end - start) for start, end in held_out.encoded.spans(i)]
-    return np.concatenate(places)
+def _places(held_out: HeldOut) -> list[_Numbers]:
+    """For each row, of every scored token: how many tokens of its answer stand before it."""
+    # A row's first token has nothing before it that could predict it.
+    return [
+        np.concatenate(
+            [np.arange(max(start, 1) - start, end - start) for start, end in held_out.encoded.spans(i)]
+            or [np.zeros(0, np.int64)]
+        )
+        for i in range(len(held_out))
+    ]
 
 
 def _by_position(model: _Model, places: _Numbers) -> list[PositionLoss]:

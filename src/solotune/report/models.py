@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from solotune.artifacts.measured import Comparison, EvalReport, ModelScore, Proof
+from solotune.console import counted
 from solotune.report.verdict import signed
 
 KL = "KL from the adapter"
@@ -24,8 +25,8 @@ class Compared(NamedTuple):
 class ModelsTable(NamedTuple):
     """Models on the same rows."""
 
-    examples: int
-    """The first so many of the split."""
+    rows: str
+    """`80 rows`, `64 of the 80 rows`."""
     measures: list[str]
     models: dict[str, list[Compared]]
     """Name -> a figure of each measure."""
@@ -38,48 +39,57 @@ class ModelsTable(NamedTuple):
 
 
 def models(report: EvalReport) -> list[ModelsTable]:
-    """One of all rows that were measured, first; then one for each other number of rows that something was measured on.
+    """One of all rows that were measured, first; then one for each other rows that something was measured on.
 
     What `export` found out when it held a model against the adapter stands in the table of its rows: the loss where
     `evaluate` didn't measure the model on these rows itself, KL and agreement always.
     """
-    scored = {score.examples for score in report.artefacts.values()} if report.artefacts else set()
-    counts = (scored | {proof.examples for proof in report.proofs.values()}) - {0, report.examples}
-    return [_table(report, n) for n in (report.examples, *sorted(counts, reverse=True))]
+    whole = report.examples
+    scored = {(score.examples or whole, True) for score in report.artefacts.values()}
+    proven = {(proof.examples, proof.rows_are_among) for proof in report.proofs.values()}
+    others = sorted((scored | proven) - {(whole, True)}, reverse=True)
+    return [_table(report, examples, among) for examples, among in ((whole, True), *others)]
 
 
-def _table(report: EvalReport, examples: int) -> ModelsTable:
-    artefacts = {name: of for name, of in report.artefacts.items() if (of.examples or report.examples) == examples}
-    proofs = {name: of for name, of in report.proofs.items() if of.examples == examples}
-    names = [name for name in dict.fromkeys([*report.artefacts, *report.proofs]) if name in artefacts or name in proofs]
+def _table(report: EvalReport, examples: int, among: bool) -> ModelsTable:
+    """Of so many rows, that are among those of the report or not."""
+    scored = {
+        name: of for name, of in report.artefacts.items() if among and (of.examples or report.examples) == examples
+    }
+    proofs = {name: of for name, of in report.proofs.items() if (of.examples, of.rows_are_among) == (examples, among)}
+    names = [name for name in dict.fromkeys([*report.artefacts, *report.proofs]) if name in scored or name in proofs]
     metrics = list(report.adapter.metrics)
     measures = ["loss", "perplexity", *metrics, *([KL, AGREEMENT] if proofs else [])]
-    figures = _of_both(report, examples, metrics, next(iter(proofs.values()), None))
+    figures = _of_both(report, examples, metrics, None if among else next(iter(proofs.values())))
     for name in names:
-        if name in artefacts:
-            figures[name] = _of_score(artefacts[name], metrics, report.artefact_comparison.get(name, {}))
+        if name in scored:
+            figures[name] = _of_score(scored[name], metrics, report.artefact_comparison.get(name, {}))
         else:
             proof = proofs[name]
             beside = Compared(f"{proof.loss:.4f}", signed(proof.loss - proof.adapter_loss, 4))
             figures[name] = [beside, Compared(f"{proof.perplexity:.4g}"), *[Compared()] * len(metrics)]
         figures[name] += _of_proof(proofs.get(name)) if proofs else []
-    for name in ("base", "adapter"):
-        figures[name] += [Compared()] * (len(measures) - len(figures[name]))
-    return ModelsTable(
-        examples, measures, figures, [name for name in names if name in proofs and not proofs[name].kept]
-    )
+    for cells in figures.values():
+        cells.extend([Compared()] * (len(measures) - len(cells)))
+    not_kept = [name for name, proof in proofs.items() if not proof.kept]
+    return ModelsTable(_rows(report, examples, among), measures, figures, not_kept)
+
+
+def _rows(report: EvalReport, examples: int, among: bool) -> str:
+    if not among:
+        return f"{counted(examples, 'row')} that export took"
+    return counted(examples, "row") if examples == report.examples else f"{examples:,} of the {report.examples:,} rows"
 
 
 def _of_both(
     report: EvalReport, examples: int, metrics: Sequence[str], proof: Proof | None
 ) -> dict[str, list[Compared]]:
-    fewer = {one.examples: {"base": one.base, "adapter": one.adapter} for one in report.on_first}
-    both = fewer | {report.examples: {"base": report.base, "adapter": report.adapter}}
-    if examples in both:
-        return {name: _of_score(score, metrics, {}) for name, score in both[examples].items()}
-    assert proof is not None  # more rows than were measured now: there is what export wrote down
-    losses = {"base": proof.base_loss, "adapter": proof.adapter_loss}
-    return {name: [Compared(f"{loss:.4f}")] for name, loss in losses.items()}
+    if proof is not None:  # of rows that weren't measured now there is what export wrote down
+        losses = {"base": proof.base_loss, "adapter": proof.adapter_loss}
+        return {name: [Compared(f"{loss:.4f}")] for name, loss in losses.items()}
+    fewer = next((one for one in report.on_fewer if one.examples == examples), None)
+    both = {"base": fewer.base, "adapter": fewer.adapter} if fewer else {"base": report.base, "adapter": report.adapter}
+    return {name: _of_score(score, metrics, {}) for name, score in both.items()}
 
 
 def _of_score(of: ModelScore, metrics: Sequence[str], beside: dict[str, Comparison]) -> list[Compared]:

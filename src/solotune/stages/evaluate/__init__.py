@@ -109,7 +109,9 @@ def _announce(run_dir: RunDir, config: RunConfig, held_out: HeldOut, to_come: Ma
     parts = [f"base and adapter on {config.device}"]
     for name, one in to_come.items():
         where = "in llama.cpp on the CPU" if one.gguf else f"on {config.device}"
-        parts.append(f"{safe(name, 60)} {where}" + (f", the first {one.rows:,}" if one.rows < len(held_out) else ""))
+        parts.append(
+            f"{safe(name, 60)} {where}" + (f", {len(one.rows):,} of the rows" if len(one.rows) < len(held_out) else "")
+        )
     left_out = "; `--no-exports` leaves out all but the first" if to_come else ""
     say(f"to be measured: {'; '.join(parts)}{left_out}")
 

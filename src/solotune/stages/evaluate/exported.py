@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from solotune.artifacts.measured import Artefact, ExportRecord, Proof, damage_of
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ArtifactError
+from solotune.harness.held_out import HeldOut, spread
 from solotune.modeling.base_model import load_merged_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.subject import Subject, TorchSubject
@@ -20,8 +21,8 @@ class Exported:
     """An exported model that is there, whole."""
 
     artefact: Artefact
-    rows: int
-    """How many of the first rows it is measured on."""
+    rows: Sequence[int]
+    """Numbers of the rows that it is measured on."""
 
     @property
     def gguf(self) -> str | None:
@@ -49,9 +50,9 @@ def exported(run_dir: RunDir, record: ExportRecord | None, config: RunConfig, ro
                 f"{run_dir.path / str(artefact.path)} isn't what was exported: {'; '.join(damage)}",
                 f"`--no-exports` measures without it; or delete the export, to make it again: `rm -r {run_dir.export}`",
             )
-        one = Exported(artefact, rows)
+        one = Exported(artefact, range(rows))
         most = config.evaluation.gguf_examples
-        found[name] = Exported(artefact, min(rows, most)) if one.gguf and most else one
+        found[name] = Exported(artefact, sorted(spread(rows, most))) if one.gguf else one
     return found
 
 
@@ -61,8 +62,18 @@ def kept(record: ExportRecord | None) -> Mapping[str, Artefact]:
     return {name: one for name, one in artefacts.items() if name != "adapter" and one.path is not None}
 
 
-def proofs(record: ExportRecord | None) -> dict[str, Proof]:
+def rows_of_proof(record: ExportRecord | None, held_out: HeldOut) -> Sequence[int] | None:
+    """Numbers of the rows that `export` measured on; None where some of them aren't among these, or nothing was."""
+    if record is None or not record.examples:
+        return None
+    if held_out.is_whole:
+        return sorted(spread(len(held_out), record.examples))
+    return range(len(held_out)) if record.examples == len(held_out) else None
+
+
+def proofs(record: ExportRecord | None, held_out: HeldOut) -> dict[str, Proof]:
     """What export.json says of each model, those among them that weren't kept."""
+    among = rows_of_proof(record, held_out) is not None
     found = {}
     for name, one in (record.artefacts if record else {}).items():
         figures = [one.measured.get(key) for key in ("loss", "perplexity", "base_loss", "adapter_loss")]
@@ -80,6 +91,7 @@ def proofs(record: ExportRecord | None) -> dict[str, Proof]:
             merge_base=one.merge_base,
             kept=one.path is not None,
             passed=one.passed,
+            rows_are_among=among,
         )
     return found
 

@@ -38,7 +38,7 @@ def print_exports(report: EvalReport) -> None:
             _print_models(report, one)
     for name, compared in report.artefact_comparison.items():
         rows = report.artefacts[name].examples
-        on = "" if rows == report.examples else f" on the first {counted(rows, 'row')}"
+        on = "" if rows == report.examples else f" on {counted(rows, 'row')} of them"
         say(f"{safe(name, 60)} beside adapter{on}: {_in_words(compared)}")
     if report.artefacts:
         for text in endings(report):
@@ -61,8 +61,7 @@ def _print_both(report: EvalReport, title: str) -> None:
 
 def _print_models(report: EvalReport, one: ModelsTable) -> None:
     """Models side by side, on one and the same rows."""
-    of = f"{counted(one.examples, 'row')} of {report.split}"
-    title = f"exports beside base and adapter, {of if one.examples == report.examples else f'the first {of}'}"
+    title = f"exports beside base and adapter, {one.rows} of {report.split}"
     heads = [safe(name, 40) + (" (not kept)" if name in one.not_kept else "") for name in one.models]
     rows = [
         [_label(report, measure), *(cells[i].value for cells in one.models.values())]

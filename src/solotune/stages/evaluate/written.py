@@ -21,7 +21,7 @@ from solotune.harness.measure import Measured, Metric
 from solotune.harness.noise import noise_of, widened
 from solotune.harness.opening import opening_of
 from solotune.harness.summary import summarise
-from solotune.stages.evaluate.exported import kept, proofs
+from solotune.stages.evaluate.exported import kept, proofs, rows_of_proof
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ class Writer:
         return report
 
     def _report(self, measured: Mapping[str, Measured], suite: Suite | None) -> EvalReport:
-        proven = proofs(self.record) if self.is_own_split else {}
-        summary = summarise(measured, self.held_out, {proof.examples for proof in proven.values()})
+        proven = proofs(self.record, self.held_out) if self.is_own_split else {}
+        rows_of_these = rows_of_proof(self.record, self.held_out) if proven else None
+        summary = summarise(measured, self.held_out, [rows_of_these] if rows_of_these else [])
         there = kept(self.record)
         names = [name for name in measured if name not in ("base", "adapter")]
         report = EvalReport(
@@ -94,7 +95,7 @@ class Writer:
             overrides=list(self.overrides),
             tags_left_out=summary.tags_left_out,
             artefacts_missing=[name for name in there if name not in names],
-            on_first=summary.on_first,
+            on_fewer=summary.on_fewer,
             proofs=proven,
             opening=opening_of(measured, self.held_out),
         )
@@ -102,8 +103,9 @@ class Writer:
 
 
 def _predictions(held_out: HeldOut, measured: Mapping[str, Measured]) -> Iterator[Prediction]:
+    places = {name: {number: i for i, number in enumerate(one.rows)} for name, one in measured.items()}
     for i, row in enumerate(held_out.rows):
-        answers = {name: _answer(one, i) for name, one in measured.items() if i < len(one.scores)}
+        answers = {name: _answer(one, places[name][i]) for name, one in measured.items() if i in places[name]}
         yield Prediction(
             id=row.id,
             tags=list(row.meta.tags),
