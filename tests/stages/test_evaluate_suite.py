@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,27 @@ def test_a_model_that_thinks_is_asked_without_thoughts(
     page = RunDir(thinking_run).page.read_text()
     assert "<code>enable_thinking=False</code>" in page
     assert "Rows on which it would have said that by itself: base 0 of 12" in page
+
+
+def test_the_task_that_the_documentation_shows_runs(finished_run: Path) -> None:
+    text = (Path(__file__).parent.parent.parent / "configs" / "README.md").read_text()
+    (task,) = re.findall(r"```yaml\n# suite/own_arc.yaml\n(.*?)```", text, re.DOTALL)
+    folder = Path("suite")
+    folder.mkdir()
+    (folder / "own_arc.yaml").write_text(task)
+    rows = [{"q": f"is {i} even", "choices": ["yes", "no"], "a": i % 2} for i in range(10)]
+    (folder / "own_arc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = "evaluation.suite={include_path: suite, limit: 500}"
+    given = ["--suite", "own_arc", "--set", settings, "--set", "evaluation.metrics=[]"]
+    assert cli.main(["evaluate", "--run", "latest", *given]) == 0
+    report = RunDir(finished_run).report()
+    assert report is not None
+    assert report.suite is not None
+    (found,) = report.suite.tasks
+    assert (found.task, found.metric, found.n) == ("own_arc", "acc,none", 10)
+
+
+def test_what_it_logs_is_one_harmless_line(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(SuiteConfig(include_path=str(tasks)), ["own_choice"])
+    logging.getLogger("lm_eval.tasks").error("\x1b[2Jgone\nnext")
+    assert capsys.readouterr().err == "lm-evaluation-harness: \\x1b[2Jgone\\x0anext\n"
