@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from solotune.artifacts.measured import Divergence
-from solotune.harness.divergence import diverge, remember
+from solotune.harness.divergence import diverge, remember, score_and_diverge
 from solotune.harness.held_out import HeldOut
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.generate import Said
@@ -111,3 +111,26 @@ def test_what_is_compared_whole_is_bounded_and_spread_over_all_rows(
     assert found.positions == sum(row.trained_tokens for row in held_out.encoded) > 12
     assert sum(seen) == 12
     assert len(seen) == len(held_out)
+
+
+class ReadOnce(Fixed):
+    """One that tells scores and distributions of one pass, and is asked for nothing else."""
+
+    def read(self, rows: Sequence[Encoded], labels: Sequence[Sequence[int]]) -> Iterator[tuple[RowScore, torch.Tensor]]:
+        for row, wanted in zip(rows, labels, strict=True):
+            yield super().score([row])[0], self.found.expand(len(wanted), -1)
+
+    score = log_probabilities = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("positions", [12, 2048])
+def test_a_model_that_reads_once_is_asked_once_and_told_the_same(
+    held_out: HeldOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, positions: int
+) -> None:
+    monkeypatch.setattr("solotune.harness.divergence.POSITIONS", positions)
+    remembered = remember("reference", Fixed([1.0, 0.0, 0.5]), held_out, tmp_path)
+    logits = [0.5, 0.25, 0.5]
+    scores, once = score_and_diverge(remembered, "candidate", ReadOnce(logits), held_out)
+    twice = Fixed(logits)
+    assert once == diverge(remembered, "candidate", twice, held_out)
+    assert scores == twice.score(held_out.encoded)

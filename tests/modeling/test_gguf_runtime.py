@@ -93,6 +93,14 @@ def test_a_rows_score_depends_on_nothing_but_the_row(subject: GgufSubject, rows:
     assert bits(subject.score(rows[2:3])) == together[2:3]
 
 
+def test_scores_and_distributions_of_one_pass_are_those_of_two(subject: GgufSubject, rows: list[Encoded]) -> None:
+    labels = [[0, 2], [], *([1] for _ in rows[2:])]
+    scores, found = zip(*subject.read(rows, labels), strict=True)
+    assert bits(list(scores)) == bits(subject.score(rows))
+    for mine, wanted, whole in zip(found, labels, subject.log_probabilities(rows), strict=True):
+        assert torch.equal(mine, whole[wanted])
+
+
 def test_answers_are_those_of_transformers(subject: GgufSubject, model: PreTrainedModel, encoder: ChatEncoder) -> None:
     prompts = [encoder.encode_prompt(c[:-1]) for c in CHATS]
     told: list[int] = []

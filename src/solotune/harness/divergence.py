@@ -7,8 +7,9 @@ the second is held against it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from solotune.console import Progress
 from solotune.harness.held_out import HeldOut
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.likelihood import RowScore
-from solotune.modeling.subject import Subject
+from solotune.modeling.subject import ReadsOnce, Subject
 
 POSITIONS = 2048
 """Of which whole distributions are compared: with a vocabulary of 128,000 they take 1 GB of the disk."""
@@ -85,29 +86,62 @@ def diverge(
         scores: of `subject` on these rows, where they are there already.
     """
     if scores is None:
-        with Progress(f"{name}: scoring", len(held_out), "rows") as bar:
-            scores = subject.score(held_out.encoded, bar.advance)
-    pairs = list(zip(remembered.scores, scores, strict=True))
-    agreeing = sum(int((ours.greedy == theirs.greedy).sum()) for ours, theirs in pairs)
-    sums = _Sums()
+        return score_and_diverge(remembered, name, subject, held_out)[1]
+    comparison = _Comparison(remembered)
     thinned = _thinned(held_out.encoded)
-    kept = np.load(remembered.path, mmap_mode="r")
-    done = 0
     with Progress(f"{name}: comparing distributions", len(thinned), "rows") as bar:
         for found in subject.log_probabilities(thinned):
-            sums.add(torch.from_numpy(kept[done : done + len(found)].copy()), found)
-            done += len(found)
+            comparison.add(found)
             bar.advance()
-    assert done == len(kept)
-    return Divergence(
-        positions=sum(theirs.tokens for _, theirs in pairs),
-        max_logit_difference=sums.most,
-        mean_logit_difference=sums.differences / sums.values,
-        kl_mean=sums.kl / done,
-        kl_max=sums.kl_most,
-        greedy_agreement=agreeing / sum(theirs.tokens for _, theirs in pairs),
-        of_vocabulary=sums.shared / done,
-    )
+    return comparison.divergence(scores)
+
+
+def score_and_diverge(
+    remembered: Remembered, name: str, subject: Subject, held_out: HeldOut
+) -> tuple[list[RowScore], Divergence]:
+    """Scores a model and holds it against what was remembered, as `diverge` does; where it can, in one pass."""
+    if not isinstance(subject, ReadsOnce):
+        with Progress(f"{name}: scoring", len(held_out), "rows") as bar:
+            scores = subject.score(held_out.encoded, bar.advance)
+        return scores, diverge(remembered, name, subject, held_out, scores)
+    comparison, scores = _Comparison(remembered), []
+    with Progress(f"{name}: scoring and comparing", len(held_out), "rows") as bar:
+        for score, found in subject.read(held_out.encoded, _compared(held_out.encoded)):
+            scores.append(score)
+            comparison.add(found)
+            bar.advance()
+    return scores, comparison.divergence(scores)
+
+
+class _Comparison:
+    """Distributions beside those that were remembered, in the order of these."""
+
+    def __init__(self, remembered: Remembered) -> None:
+        self._remembered = remembered
+        self._kept = np.load(remembered.path, mmap_mode="r")
+        self._sums = _Sums()
+        self._done = 0
+
+    def add(self, found: torch.Tensor) -> None:
+        """The next (positions, vocabulary) of log-probabilities."""
+        self._sums.add(torch.from_numpy(self._kept[self._done : self._done + len(found)].copy()), found)
+        self._done += len(found)
+
+    def divergence(self, scores: Sequence[RowScore]) -> Divergence:
+        """What came out when all were added. `scores`: of all labels, of the same model."""
+        assert self._done == len(self._kept)
+        sums = self._sums
+        pairs = list(zip(self._remembered.scores, scores, strict=True))
+        positions = sum(theirs.tokens for _, theirs in pairs)
+        return Divergence(
+            positions=positions,
+            max_logit_difference=sums.most,
+            mean_logit_difference=sums.differences / sums.values,
+            kl_mean=sums.kl / self._done,
+            kl_max=sums.kl_most,
+            greedy_agreement=sum(int((ours.greedy == theirs.greedy).sum()) for ours, theirs in pairs) / positions,
+            of_vocabulary=sums.shared / self._done,
+        )
 
 
 class _Sums:
@@ -141,23 +175,26 @@ class _Sums:
 
 
 def _thinned(rows: Sequence[Encoded]) -> list[Encoded]:
-    """The rows with at most POSITIONS labels, spread evenly over all of theirs; those without one are left out."""
-    labelled = [[i for i, label in enumerate(row.labels) if i and label != IGNORE] for row in rows]
-    total = sum(map(len, labelled))
-    wanted = {i * total // POSITIONS for i in range(POSITIONS)} if total > POSITIONS else None
+    """The rows with the labels alone at which whole distributions are compared; those without one are left out."""
     thinned = []
-    for row, places in zip(rows, _kept(labelled, wanted), strict=True):
-        if places:
+    for row, wanted in zip(rows, _compared(rows), strict=True):
+        if wanted:
+            places = _labelled(row)
             labels = [IGNORE] * len(row.labels)
-            for place in places:
+            for place in (places[i] for i in wanted):
                 labels[place] = row.labels[place]
             thinned.append(Encoded(row.input_ids, labels))
     return thinned
 
 
-def _kept(labelled: Sequence[Sequence[int]], wanted: set[int] | None) -> Iterator[list[int]]:
-    """Of each row the places whose number, counted over all rows, is wanted."""
-    number = 0
-    for places in labelled:
-        yield [place for i, place in enumerate(places, start=number) if wanted is None or i in wanted]
-        number += len(places)
+def _compared(rows: Sequence[Encoded]) -> list[list[int]]:
+    """Of each row which of its labels, counted from 0: POSITIONS at most, spread evenly over those of all rows."""
+    counts = [len(_labelled(row)) for row in rows]
+    total = sum(counts)
+    wanted = {i * total // POSITIONS for i in range(POSITIONS)} if total > POSITIONS else set(range(total))
+    starts = accumulate(counts, initial=0)
+    return [[i for i in range(count) if start + i in wanted] for start, count in zip(starts, counts, strict=False)]
+
+
+def _labelled(row: Encoded) -> list[int]:
+    return [i for i, label in enumerate(row.labels) if i and label != IGNORE]

@@ -74,18 +74,9 @@ class GgufSubject:
             ModelError: llama.cpp failed.
         """
         scores = []
-        with self._context_for(rows) as context:
-            for row in rows:
-                targets = _targets(row)
-                nll, greedy = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.int32)
-                done = 0
-                for found in self._at_labels(context, row):
-                    here = slice(done, done := done + len(found))
-                    nll[here] = -found.gather(1, targets[here, None]).squeeze(1)
-                    greedy[here] = found.argmax(1)
-                total = float(nll.double().sum())
-                scores.append(RowScore(total, len(targets), token_nll=nll.numpy(), greedy=greedy.numpy()))
-                on_rows(1)
+        for score, _ in self.read(rows, [()] * len(rows)):
+            scores.append(score)
+            on_rows(1)
         return scores
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
@@ -94,9 +85,31 @@ class GgufSubject:
         Raises:
             ModelError: llama.cpp failed.
         """
+        for _, found in self.read(rows, [range(len(_targets(row))) for row in rows]):
+            yield found
+
+    def read(self, rows: Sequence[Encoded], labels: Sequence[Sequence[int]]) -> Iterator[tuple[RowScore, torch.Tensor]]:
+        """See `ReadsOnce.read`; of the other labels no distribution is kept.
+
+        Raises:
+            ModelError: llama.cpp failed.
+        """
         with self._context_for(rows) as context:
-            for row in rows:
-                yield torch.cat(list(self._at_labels(context, row)))
+            for row, wanted in zip(rows, labels, strict=True):
+                targets = _targets(row)
+                nll, greedy = torch.empty(len(targets)), torch.empty(len(targets), dtype=torch.int32)
+                keep = torch.zeros(len(targets), dtype=torch.bool)
+                keep[list(wanted)] = True
+                kept = [torch.empty(0, self._model.vocabulary)]
+                done = 0
+                for found in self._at_labels(context, row):
+                    here = slice(done, done := done + len(found))
+                    nll[here] = -found.gather(1, targets[here, None]).squeeze(1)
+                    greedy[here] = found.argmax(1)
+                    kept.append(found[keep[here]])
+                total = float(nll.double().sum())
+                score = RowScore(total, len(targets), token_nll=nll.numpy(), greedy=greedy.numpy())
+                yield score, torch.cat(kept)
 
     def answer(self, prompts: Sequence[list[int]], on_rows: Callable[[int], None] = lambda _: None) -> list[Said]:
         """See `Subject.answer`.

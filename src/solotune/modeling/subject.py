@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -30,6 +30,14 @@ class Subject(Protocol):
 
     def log_probabilities(self, rows: Sequence[Encoded]) -> Iterator[torch.Tensor]:
         """For each row (labelled tokens, vocabulary) float32 on the CPU: log-softmax of the logits at each label."""
+
+
+@runtime_checkable
+class ReadsOnce(Protocol):
+    """A subject that can tell a row's score and its distributions of one pass."""
+
+    def read(self, rows: Sequence[Encoded], labels: Sequence[Sequence[int]]) -> Iterator[tuple[RowScore, torch.Tensor]]:
+        """For each row what `score` gives, and what `log_probabilities` does at the labels of these numbers."""
 
 
 class TorchSubject:

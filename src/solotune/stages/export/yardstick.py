@@ -14,7 +14,7 @@ import msgspec
 from solotune.artifacts.measured import Artefact, Divergence
 from solotune.console import Progress
 from solotune.dataset.contract import Message
-from solotune.harness.divergence import Remembered, diverge, remember
+from solotune.harness.divergence import Remembered, diverge, remember, score_and_diverge
 from solotune.harness.held_out import HeldOut
 from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model, load_merged_model
@@ -116,9 +116,7 @@ class Yardstick:
 
     def hold(self, name: str, subject: Subject, tolerance: Tolerance) -> Artefact:
         """Scores a model on the held-out rows and holds it against the adapter."""
-        with Progress(f"{name}: scoring", self.examples, "rows") as bar:
-            scores = subject.score(self.held_out.encoded, bar.advance)
-        divergence = diverge(self.remembered, name, subject, self.held_out, scores)
+        scores, divergence = score_and_diverge(self.remembered, name, subject, self.held_out)
         own = loss(scores)
         failed = failures(own, self.trained, divergence, tolerance)
         measured = {
