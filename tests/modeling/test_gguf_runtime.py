@@ -239,3 +239,10 @@ def test_real_weights(tmp_path: Path) -> None:
     assert kl["f16"] < 1e-4
     assert kl["f16"] < kl["q8_0"] < kl["q4_k_m"] < 0.2
     assert serving_mismatches(tmp_path / "f16.gguf", encoder, [c[:-1] for c in CHATS]) == ServingMismatches([], [])
+
+
+def test_what_llama_cpp_says_is_harmless_on_a_terminal() -> None:
+    """A template in a file that somebody else made can raise with any text."""
+    from solotune.modeling.gguf_runtime import _reason
+
+    assert _reason("srv init\nError: no \x1b[2Jsuch role\n") == "no \\x1b[2Jsuch role"

@@ -37,7 +37,7 @@ def test_the_page_has_the_figures_of_the_records(small_experiment: Path) -> None
         f"{manifest.outcome.eval_loss:.4f}",
         f"{manifest.data['train'].tokens:,}",
         "60 raw rows",
-        f"merged (KL {exported.artefacts['merged'].divergence.kl_mean:.2g} nats a token) is as close to the adapter",
+        f"merged (KL {exported.artefacts['merged'].divergence.kl_mean:.2g} of at most 0.01 nats a token) is as close",
         f"({report.tokens:,} assistant tokens)",
     ):
         assert said in text, said

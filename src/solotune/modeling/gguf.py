@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from solotune.console import safe
 from solotune.errors import ModelError
 
 
@@ -26,7 +27,7 @@ def convert(gguf: Path, folder: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     except (ValueError, OSError, NotImplementedError) as error:
-        raise ModelError(f"{gguf} can't be read: {error}") from error
+        raise ModelError(f"{gguf} can't be read: {safe(str(error), 400)}") from error
     # The file's own name for the model would stand for a path in the saved config.
     model.config._name_or_path = ""
     # GGUF knows no such limit, and transformers then takes 1e30 for "no limit".

@@ -115,7 +115,7 @@ def check_metadata(path: Path, merged: Path) -> None:
         found = None if field is None else int(field.contents())
         # llama.cpp takes a token of its own where the file names none; it matters for those that begin or end a text.
         if expected is not None and found != expected and (found is not None or kind in ("bos", "eos")):
-            wrong.append(f"{kind}_token is {'none' if found is None else found} instead of {expected} ({text})")
+            wrong.append(f"{kind}_token is {'none' if found is None else found} instead of {expected} ({safe(text)})")
     if wrong:
         raise ProofError(
             f"{path.name} has other special tokens than the run: {'; '.join(wrong)}", "Serve the merged model instead"

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from solotune.config.schema import RunConfig
+from solotune.console import safe
 from solotune.errors import MachineError
 from solotune.modeling import llama_cpp, llama_programs
 from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
@@ -221,7 +222,7 @@ def serving_mismatches(path: Path, encoder: ChatEncoder, chats: Sequence[Sequenc
     for i, (chat, got) in enumerate(zip(messages, served, strict=True)):
         expected = encoder.template.render(chat, add_generation_prompt=True)
         if "error" in got:
-            reasons.append(str(got["error"]))
+            reasons.append(safe(str(got["error"]), 400))
         if got.get("tokens") == encoder.encode_prompt(chats[i]):
             continue
         # Where the tokenizer puts the first token, the server takes it off the rendered text.
@@ -233,7 +234,7 @@ def serving_mismatches(path: Path, encoder: ChatEncoder, chats: Sequence[Sequenc
 def _reason(log: str) -> str:
     """What the server's log gives as the cause: what its template engine says, else the first line of severity E."""
     found = re.search(r"^Error: (.+)", log, re.MULTILINE) or re.search(r"^\S+ E \S+[^:]*: (.+)", log, re.MULTILINE)
-    return found[1] if found else ""
+    return safe(found[1], 400) if found else ""
 
 
 def _installed() -> None:

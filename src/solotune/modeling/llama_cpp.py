@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from solotune.console import safe
 from solotune.errors import MachineError, ModelError
 
 INSTALL = "Install it with `pip install 'solotune[gguf]'`; the image and scripts/local.sh have it"
@@ -191,7 +192,7 @@ class _Library:
 
     def reason(self) -> str:
         """What llama.cpp said first when it failed, without the name of its function."""
-        return self.errors[0].strip().split(": ", 1)[-1] if self.errors else "it didn't say why"
+        return safe(self.errors[0].strip().split(": ", 1)[-1], 400) if self.errors else "it didn't say why"
 
     def _keep_error(self, level: int, text: bytes, _: Any) -> None:
         level = self._last_level if level == _GOES_ON else level

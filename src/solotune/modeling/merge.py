@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 from solotune.artifacts.model_dir import ModelDir
+from solotune.console import safe
 from solotune.errors import ModelError, ProofError
 from solotune.modeling import shards
 from solotune.modeling.base_model import DTYPES
@@ -149,6 +150,6 @@ def _adapted(weights: BaseWeights, adapter: Path) -> dict[str, LoraLayer]:
         layers[f"{name}.weight"] = module
     if tensors:
         raise ModelError(
-            f"{adapter} holds what can't be merged: {', '.join(sorted(tensors)[:3])}", "Serve the adapter instead"
+            f"{adapter} holds what can't be merged: {safe(', '.join(sorted(tensors)[:3]))}", "Serve the adapter instead"
         )
     return layers

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from solotune.artifacts.files import sha256_file, sha256_text
+from solotune.console import safe
 from solotune.errors import ModelError
 from solotune.modeling import merge, shards
 from solotune.modeling.base_weights import BaseWeights
@@ -148,7 +149,7 @@ def _layout_faults(folder: Path, weights: BaseWeights, dtype: str) -> tuple[list
         try:
             stored = shards.places(folder / name)
         except SafetensorError as error:
-            wrong.append(f"{name} is cut or no safetensors file: {error}")
+            wrong.append(f"{name} is cut or no safetensors file: {safe(str(error))}")
             continue
         expected = {n: merge.stored_as(place, dtype) for n, place in shards.places(shard).items()}
         differing = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
@@ -261,5 +262,5 @@ def _file_faults(folder: Path, weights: BaseWeights, dtype: str, template_sha256
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
+    shown = safe(", ".join(names[:3]), 600)
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -106,8 +106,11 @@ def _shipped(exported: ExportRecord) -> list[Finding]:
 
 
 def _how_far(artefact: Artefact) -> str:
+    """Its own figure and bound: those of a merge and of a GGUF of few bits aren't the same."""
     kl = artefact.divergence.kl_mean if artefact.divergence else None
-    return "" if kl is None else f" (KL {kl:.2g} nats a token)"
+    bound = artefact.tolerance.get("max_kl")
+    allowed = "" if bound is None else f" of at most {bound:g}"
+    return "" if kl is None else f" (KL {kl:.2g}{allowed} nats a token)"
 
 
 def _same(manifest: RunManifest) -> list[Finding]:

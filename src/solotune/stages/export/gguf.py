@@ -10,7 +10,7 @@ import msgspec
 from solotune.artifacts.files import atomic_folder, record_files
 from solotune.artifacts.measured import Artefact
 from solotune.artifacts.model_dir import ModelDir
-from solotune.console import Progress, say, warn
+from solotune.console import Progress, safe, say, warn
 from solotune.errors import ProofError, SolotuneError
 from solotune.modeling import gguf_export
 from solotune.modeling.gguf_runtime import serving_mismatches
@@ -75,7 +75,8 @@ def export_gguf(facts: Facts, yardstick: Yardstick, scratch: Path, kind: str, me
         _refuse_beyond_tolerance(measured.artefact, kind)
         _refuse_other_prompts(file, yardstick)
         if measured.runs_past:
-            warn(f"llama.cpp doesn't stop at {', '.join(measured.runs_past)} by itself: the Modelfile tells Ollama to")
+            past = safe(", ".join(measured.runs_past))
+            warn(f"llama.cpp doesn't stop at {past} by itself: the Modelfile tells Ollama to")
         artefact = msgspec.structs.replace(
             measured.artefact, path=f"export/gguf/{kind}", merge_base=merge_base, made_by=made_by, dtype=kind
         )
@@ -107,7 +108,7 @@ def _refuse_other_weights(file: Path, merged: Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ProofError(
-            f"{file.name} holds other weights than the merged model: {'; '.join(wrong[:3])}{more}",
+            f"{file.name} holds other weights than the merged model: {safe('; '.join(wrong[:3]), 600)}{more}",
             "It wasn't exported; serve the merged model, and report this with the run's manifest.json",
         )
 
