@@ -57,7 +57,7 @@ def test_the_verdict_and_what_else_was_found_stand_first(runs: Path) -> None:
         "On 60 held-out rows of test the adapter's loss is",
         "Better in exact_match",
         "It forgot: worse in 1 of 3 tasks of lm-evaluation-harness (hellaswag).",
-        "merged (KL 8.5e-06 of at most 0.01 nats a token) and gguf-q8_0 (KL 0.00021 of at most 0.02 nats a token) are as",
+        "merged (KL 8.5e-06 of at most 0.01 nats a token) and gguf-q8_0 (KL 0.00021 of at most 0.02 nats a token) are",
         "merged-original (KL 0.061 of at most 0.01 nats a token) was measured too, didn't pass, and wasn't kept.",
         "Made twice, and stopped and resumed, it is the same to the bit (4 steps compared).",
         "What was measured",
