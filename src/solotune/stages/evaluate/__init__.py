@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from solotune.artifacts.files import remove_staged
+from solotune.artifacts.files import read_record, remove_staged
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport, Suite
 from solotune.artifacts.model_dir import ModelDir
@@ -15,7 +15,7 @@ from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.config.schema import RunConfig, Split
 from solotune.console import complain, counted, safe, say, stage, warn
-from solotune.errors import Interrupted, SolotuneError
+from solotune.errors import Interrupted
 from solotune.harness import suite as forgetting
 from solotune.harness.held_out import HeldOut
 from solotune.harness.measure import Measured, Metric, choices_of, measure
@@ -82,7 +82,7 @@ def run(
         report = writer.write(measured, suite_found)
         print_report(report)
         for name, one in to_come.items():
-            with _report_stands(report), opened(run_dir, one, held_out.encoder, config) as subject:
+            with _report_stands(writer), opened(run_dir, one, held_out.encoder, config) as subject:
                 measured[name] = measure(name, subject, held_out, metrics, one.rows)
                 report = writer.write(measured, suite_found)
         print_exports(report)
@@ -136,16 +136,22 @@ def _measure_trained(
 
 
 @contextmanager
-def _report_stands(report: EvalReport) -> Iterator[None]:
+def _report_stands(writer: Writer) -> Iterator[None]:
     """Says what the report doesn't have when what is exported can't be measured to the end."""
-    names = ", ".join(safe(name, 60) for name in report.artefacts_missing)
-    without = f"the report stands without {names}; `invoke evaluate --run {report.run_id}` measures all again"
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {without}") from None
+        raise Interrupted(f"interrupted; {_what_stands(writer)}") from None
     except Interrupted as stop:
-        raise Interrupted(f"stopped; {without}", stop.exit_code) from None
-    except SolotuneError:
-        complain(without)
+        raise Interrupted(f"stopped; {_what_stands(writer)}", stop.exit_code) from None
+    except Exception:
+        complain(_what_stands(writer))
         raise
+
+
+def _what_stands(writer: Writer) -> str:
+    missing = read_record(writer.paths[0], EvalReport, "invoke evaluate").artefacts_missing
+    if not missing:
+        return "the report stands, with all that was exported"
+    names = ", ".join(safe(name, 60) for name in missing)
+    return f"the report stands without {names}; `invoke evaluate --run {writer.run_dir.run_id}` measures all again"
