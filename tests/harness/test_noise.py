@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from solotune.artifacts.files import write_json
+from solotune.artifacts.files import FileRecord, write_json
 from solotune.artifacts.measured import Comparison, EvalReport, MetricSummary, ModelScore, TagScore
 from solotune.artifacts.run_dir import Reproduction, RunDir, RunManifest, Verdict, Verification
 from solotune.harness.noise import Noise, noise_of, widened
@@ -99,7 +99,14 @@ def test_the_same_rows_measured_on_both_tell_most_and_of_every_measure(tmp_path:
 
 @pytest.mark.parametrize(
     "other",
-    [{"split": "val"}, {"examples": 19}, {"overrides": ["evaluation.max_new_tokens=4"]}, {"tokens": 81}],
+    [
+        {"split": "val"},
+        {"examples": 19},
+        {"overrides": ["evaluation.max_new_tokens=4"]},
+        {"tokens": 81},
+        {"metric_labels": {"python:x": "metrics/x.py 0123"}},
+        {"adapter_files": {"adapter_model.safetensors": FileRecord(1, "0" * 64)}},
+    ],
     ids=lambda other: next(iter(other)),
 )
 def test_other_rows_or_settings_tell_nothing(tmp_path: Path, other: dict[str, Any]) -> None:

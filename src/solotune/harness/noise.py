@@ -133,13 +133,15 @@ def _again(runs: Path, run_dir: RunDir, manifest: RunManifest) -> Iterator[tuple
 def _of_the_same_rows(run_dir: RunDir, ours: EvalReport) -> EvalReport | None:
     """What was measured on another run, where it was measured on the same rows in the same way."""
     try:
-        theirs = run_dir.report()
+        theirs, outcome = run_dir.report(), run_dir.manifest().outcome
     except ArtifactError:
         return None
-    if theirs is None:
+    if theirs is None or theirs.adapter_files != (outcome.adapter if outcome else {}):
         return None
 
     def how(report: EvalReport) -> tuple[object, ...]:
-        return report.split, report.splits, report.examples, report.tokens, report.overrides
+        # The labels of metrics hold what a user's own code and schemas hashed to.
+        settings = report.overrides, report.metric_labels
+        return report.split, report.splits, report.examples, report.tokens, *settings
 
     return theirs if how(theirs) == how(ours) else None
