@@ -24,7 +24,7 @@ from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.lora import load_adapter
 from solotune.modeling.subject import TorchSubject
-from solotune.stages.evaluate.exported import Exported, exported, opened
+from solotune.stages.evaluate.exported import Exported, device_of, exported, opened
 from solotune.stages.evaluate.printed import print_exports, print_report
 from solotune.stages.evaluate.written import Writer
 
@@ -73,9 +73,9 @@ def run(
         held_out = HeldOut.of_run(run_dir, manifest, config, split, config.evaluation.max_examples)
         to_come = exported(run_dir, record, config, len(held_out)) if exports else {}
         _check(metrics, held_out)
-        _announce(run_dir, config, held_out, to_come)
         determinism.start(config)
         card.enforce(config)
+        _announce(run_dir, config, held_out, to_come)
         is_own = held_out.split == its_split
         writer = Writer(run_dir, manifest, outcome, held_out, metrics, overrides, record, is_own, start)
         measured, suite_found = _measure_trained(config, base, writer, asked_suite)
@@ -108,7 +108,7 @@ def _announce(run_dir: RunDir, config: RunConfig, held_out: HeldOut, to_come: Ma
     say(f"run {run_dir.run_id}: {counted(len(held_out), 'row')} of {held_out.split}")
     parts = [f"base and adapter on {config.device}"]
     for name, one in to_come.items():
-        where = "in llama.cpp on the CPU" if one.gguf else f"on {config.device}"
+        where = "in llama.cpp on the CPU" if one.gguf else f"on {device_of(run_dir, one, config)}"
         parts.append(
             f"{safe(name, 60)} {where}" + (f", {len(one.rows):,} of the rows" if len(one.rows) < len(held_out) else "")
         )

@@ -11,9 +11,9 @@ from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ArtifactError
 from solotune.harness.held_out import HeldOut, spread
-from solotune.modeling.base_model import load_merged_model
 from solotune.modeling.chat import ChatEncoder
-from solotune.modeling.subject import Subject, TorchSubject
+from solotune.modeling.merged_model import merged_subject, where_it_fits
+from solotune.modeling.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ def proofs(record: ExportRecord | None, held_out: HeldOut) -> dict[str, Proof]:
     return found
 
 
+def device_of(run_dir: RunDir, one: Exported, config: RunConfig) -> str:
+    """Where `opened` runs it."""
+    return "cpu" if one.gguf else where_it_fits(run_dir.path / str(one.artefact.path), config).device
+
+
 @contextmanager
 def opened(run_dir: RunDir, one: Exported, encoder: ChatEncoder, config: RunConfig) -> Iterator[Subject]:
     """Loads an exported model as whoever serves it does; its memory is free again when the block ends."""
@@ -109,8 +114,9 @@ def opened(run_dir: RunDir, one: Exported, encoder: ChatEncoder, config: RunConf
         finally:
             gguf.close()
         return
-    plain = TorchSubject(load_merged_model(folder, config), encoder, config)
-    try:
-        yield plain
-    finally:
-        plain.close()
+    fix = (
+        f"`--set evaluation.batch_size=N` asks fewer prompts at once than {config.evaluation.batch_size}; "
+        "`--no-exports` measures without it"
+    )
+    with merged_subject(folder, encoder, config, fix) as merged:
+        yield merged

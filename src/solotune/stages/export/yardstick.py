@@ -12,25 +12,23 @@ from typing import NamedTuple
 import msgspec
 
 from solotune.artifacts.measured import Artefact, Divergence
-from solotune.artifacts.model_dir import ModelDir
-from solotune.config.schema import RunConfig
-from solotune.console import Progress, say
+from solotune.console import Progress
 from solotune.dataset.contract import Message
 from solotune.harness.divergence import Remembered, diverge, remember, score_and_diverge
 from solotune.harness.held_out import HeldOut
 from solotune.modeling import card, determinism
-from solotune.modeling.base_model import load_base_model, load_merged_model
+from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.gguf_runtime import GgufSubject
 from solotune.modeling.likelihood import loss, perplexity
 from solotune.modeling.lora import load_adapter
+from solotune.modeling.merged_model import merged_subject
 from solotune.modeling.subject import Subject, TorchSubject
 from solotune.modeling.template import MessageLike
 from solotune.stages.export.model_card import Facts
 from solotune.stages.export.tolerance import Tolerance, Trained, failures
 
-_BESIDE_WEIGHTS = 2 * card.GIB
-"""Activations, and the logits of a pass over a vocabulary of 128,000."""
+_CLOSE_OTHERS = "Close what else uses the GPU (`nvidia-smi`; in Windows Task Manager > Performance > GPU), then again"
 
 
 @dataclass(frozen=True)
@@ -104,12 +102,8 @@ class Yardstick:
 
     def measure_merged(self, name: str, folder: Path, tolerance: Tolerance) -> Artefact:
         """Holds a merged model against the adapter, loaded without quantisation, as whoever serves it will."""
-        config = where_it_fits(self.facts.config, sum(file.stat().st_size for file in ModelDir(folder).weight_files()))
-        subject = TorchSubject(load_merged_model(folder, config), self.encoder, config)
-        try:
+        with merged_subject(folder, self.encoder, self.facts.config, _CLOSE_OTHERS) as subject:
             return self.hold(name, subject, tolerance)
-        finally:
-            subject.close()
 
     def measure_gguf(self, name: str, file: Path, tolerance: Tolerance) -> MeasuredGguf:
         """Holds a GGUF against the adapter, in llama.cpp."""
@@ -133,21 +127,6 @@ class Yardstick:
             "difference": _finite(own - self.trained.adapter_loss),
         }
         return Artefact(None, {}, None, measured, tolerance, not failed, _told(divergence), failed=failed)
-
-
-def where_it_fits(config: RunConfig, weights: int) -> RunConfig:
-    """The config, with the CPU for its device where a model of so many bytes is too large for the GPU.
-
-    What was trained on 4-bit weights is three times as large when it is merged.
-    """
-    allowed = card.enforce(config)
-    if weights + _BESIDE_WEIGHTS <= allowed:
-        return config
-    say(
-        f"the merged model takes {weights / card.GIB:.1f} GiB, and {allowed / card.GIB:.1f} of the GPU may be used: "
-        "it is measured on the CPU, which takes a while"
-    )
-    return config.model_copy(update={"device": "cpu"})
 
 
 def _finite(value: float) -> float:
