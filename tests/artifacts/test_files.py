@@ -18,6 +18,7 @@ from solotune.artifacts.files import (
     remove_staged,
     sha256_file,
     sha256_text,
+    staged_pair,
     write_json,
     write_jsonl,
     write_text,
@@ -54,6 +55,21 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path, error: type[Base
         raise error
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
+
+
+def test_of_a_pair_none_has_its_name_before_both_are_flushed(tmp_path: Path) -> None:
+    data, record = tmp_path / "data", tmp_path / "record"
+    data.write_bytes(b"old")
+    record.write_bytes(b"of the old")
+    with staged_pair(data, [b"ne", b"w"], record, "of the new") as take_names:
+        assert [path.read_bytes() for path in sorted(tmp_path.glob(".staged-*"))] == [b"new", b"of the new"]
+        assert (data.read_bytes(), record.read_bytes()) == (b"old", b"of the old")
+        take_names()
+        assert (data.read_bytes(), record.read_bytes()) == (b"new", b"of the new")
+    with staged_pair(data, [b"newer"], record, "of the newer"):
+        pass
+    assert (data.read_bytes(), record.read_bytes()) == (b"new", b"of the new")
+    assert names(tmp_path) == ["data", "record"]
 
 
 def test_a_file_is_flushed_before_it_takes_its_name_and_the_folder_after(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -322,25 +324,78 @@ def test_a_stop_while_the_files_are_written_leaves_those_of_before(
     assert not list(finished_run.glob(".staged-*"))
 
 
-def test_ctrl_c_waits_until_both_files_have_their_names(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes at the worst moment: the answers have their name, the report hasn't."""
-    rename, pressed = Path.replace, []
+@pytest.mark.parametrize("full", ["predictions.jsonl", "eval_report.json"])
+def test_a_disk_that_is_full_when_the_files_are_flushed_leaves_those_of_before(
+    full: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated(finished_run)
+    run_dir = RunDir(finished_run)
+    before = [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)]
+    flush, failed = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        if f".staged-{full}" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            failed.append(full)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        assert cli.main(["evaluate", "--run", "latest"]) == 2
+    assert failed == [full]
+    assert [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)] == before
+    assert not list(finished_run.glob(".staged-*"))
+
+
+def _pressing(numbers: Sequence[int], pressed: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals come at the worst moment: the answers have their name, the report hasn't."""
+    rename = Path.replace
 
     def replace(self: Path, target: Path) -> Path:
         if target.name == "eval_report.json":
             pressed.append(target.exists())
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in numbers:
+                os.kill(os.getpid(), number)
         return rename(self, target)
 
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+def test_ctrl_c_waits_until_both_files_have_their_names_and_the_page_is_theirs(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluated(finished_run)
+    run_dir = RunDir(finished_run)
+    run_dir.page.unlink()
+    pressed: list[bool] = []
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", replace)
-        assert cli.main(["evaluate", "--run", "latest"]) == 130
+        _pressing([signal.SIGINT], pressed, patched)
+        assert cli.main(["evaluate", "--run", "latest", "--set", "evaluation.max_examples=3"]) == 130
     assert pressed == [False], "no report stands beside answers that aren't its own"
-    report = RunDir(finished_run).report()
+    report = run_dir.report()
     assert report is not None
-    found = predictions(RunDir(finished_run).predictions)
+    found = predictions(run_dir.predictions)
+    assert len(found) == report.examples == 3
     assert report.adapter.loss == pytest.approx(sum(one.adapter.nll for one in found) / report.tokens)
+    assert "same 3 rows of test" in run_dir.page.read_text()
+
+
+def test_a_hang_up_that_nohup_has_ignored_swallows_no_ctrl_c(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pressed: list[bool] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patched:
+            _pressing([signal.SIGHUP, signal.SIGINT], pressed, patched)
+            assert cli.main(["evaluate", "--run", "latest"]) == 130
+        with monkeypatch.context() as patched:
+            _pressing([signal.SIGHUP], pressed, patched)
+            assert cli.main(["evaluate", "--run", "latest"]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_choices_are_scored_and_nothing_is_generated_for_them(

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -53,6 +53,33 @@ def _named_when_done(path: Path) -> Iterator[Path]:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def staged_pair(data: Path, lines: Iterable[bytes], record: Path, text: str) -> Iterator[Callable[[], None]]:
+    """Writes a file and the record of what is in it beside their names, flushed; what it yields gives them these.
+
+    Until that is called, what stood there stands. Two files can't take their names in one step: between them there is
+    no record, so that none ever stands beside data that isn't its own.
+    """
+    staged = {path: staged_name(path) for path in (data, record)}
+
+    def take_names() -> None:
+        record.unlink(missing_ok=True)
+        for path, waiting in staged.items():
+            waiting.replace(path)
+        fsync_folder(record.parent)
+
+    try:
+        for waiting, content in zip(staged.values(), (lines, [text.encode()]), strict=True):
+            with waiting.open("wb") as file:
+                file.writelines(content)
+                file.flush()
+                os.fsync(file.fileno())
+        yield take_names
+    finally:
+        for waiting in staged.values():
+            waiting.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from solotune import report as pages
-from solotune.artifacts.files import atomic_write, json_text, read_record
+from solotune.artifacts.files import json_text, read_record, staged_pair
 from solotune.artifacts.measured import Answer, EvalReport, ExportRecord, Prediction, Suite
 from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
 from solotune.errors import ArtifactError
@@ -21,6 +21,7 @@ from solotune.harness.measure import Measured, Metric
 from solotune.harness.noise import noise_of, widened
 from solotune.harness.opening import opening_of
 from solotune.harness.summary import summarise
+from solotune.signals import asked_to_end
 from solotune.stages.evaluate.exported import kept, proofs, rows_of_proof
 
 
@@ -57,14 +58,18 @@ class Writer:
     def write(self, measured: Mapping[str, Measured], suite: Suite | None) -> EvalReport:
         """Puts what has been measured so far in the place of what stood there, the run's page too.
 
+        Ctrl-C waits from the first new name to the page; only a kill or a power cut comes between.
+
         Args:
             measured: `base`, `adapter`, and what was exported, by its name in export.json.
             suite: what the tasks found.
         """
         report = self._report(measured, suite)
         report_path, predictions_path = self.paths
-        _write_both(report_path, report, predictions_path, _predictions(self.held_out, measured))
-        pages.write(self.run_dir)
+        lines = _lines(_predictions(self.held_out, measured))
+        with staged_pair(predictions_path, lines, report_path, json_text(report)) as take_names, _signals_wait():
+            take_names()
+            pages.write(self.run_dir)
         return report
 
     def _report(self, measured: Mapping[str, Measured], suite: Suite | None) -> EvalReport:
@@ -130,33 +135,25 @@ def _answer(one: Measured, row: int) -> Answer:
     )
 
 
-def _write_both(report_path: Path, report: EvalReport, predictions_path: Path, rows: Iterable[Prediction]) -> None:
-    """Replaces both files. What stood there stays until the new ones are whole beside it.
-
-    Two files can't take their names in one step: between them there is no report, so that none ever stands beside
-    answers that aren't its own. Ctrl-C waits for that moment; only a kill or a power cut comes between.
-    """
+def _lines(rows: Iterable[Prediction]) -> Iterator[bytes]:
     encoder = msgspec.json.Encoder()
-    with ExitStack() as until_both_stand, atomic_write(report_path) as new_report:
-        new_report.write(json_text(report).encode())
-        with atomic_write(predictions_path) as file:
-            for row in rows:
-                file.write(encoder.encode(row) + b"\n")
-            until_both_stand.enter_context(_signals_wait())
-            report_path.unlink(missing_ok=True)
+    for row in rows:
+        yield encoder.encode(row) + b"\n"
 
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
     """What asks the command to end does so when the block is through."""
     came: list[int] = []
-    # Blocking them would do for one thread alone, and libraries have more.
-    asks = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in asks}
-    try:
+    with ExitStack() as after:
+        after.callback(_raise_again, came)
+        # Blocking them would do for one thread alone, and libraries have more.
+        for number in (*asked_to_end(), signal.SIGINT):
+            after.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda number, _: came.append(number))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for arrived in came[:1]:
-            signal.raise_signal(arrived)
+
+
+def _raise_again(came: Sequence[int]) -> None:
+    for number in came:  # one that the process ignores is no end of them
+        signal.raise_signal(number)
