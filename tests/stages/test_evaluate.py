@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from solotune import cli
 from solotune.artifacts.files import record_files, write_json
-from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord, Prediction
+from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, Artefact, EvalReport, ExportRecord, Prediction
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Difference, RunDir, Verdict, Verification
 from solotune.config.load import load
@@ -148,7 +148,7 @@ def _export(run: Path) -> RunDir:
         "merged": Artefact("export/merged", record_files(folder), "original", {}, {}, True),
         "merged-dequantised": Artefact(None, {}, "dequantised", FIGURES, {}, False),
     }
-    write_json(run_dir.export_record, ExportRecord(1, run_dir.run_id, 12, artefacts))
+    write_json(run_dir.export_record, ExportRecord(EXPORT_SCHEMA_VERSION, run_dir.run_id, 12, artefacts))
     return run_dir
 
 
@@ -202,9 +202,9 @@ def test_exports_can_be_left_out_and_are_told(float32_run: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("stop", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the report stands without merged; `"),
-        (Interrupted("", 143), 143, "stopped; the report stands without merged; `"),
-        (ModelError("it can't be loaded"), 2, "the report stands without merged; `"),
+        (KeyboardInterrupt(), 130, "interrupted; the report stands without merged; the same command measures all"),
+        (Interrupted("", 143), 143, "stopped; the report stands without merged; the same command measures all"),
+        (ModelError("it can't be loaded"), 2, "the report stands without merged; the same command measures all"),
     ],
     ids=["Ctrl-C", "SIGTERM", "an error"],
 )
@@ -225,7 +225,9 @@ def test_base_and_adapter_are_on_the_disk_before_an_export_is_looked_at(
     with monkeypatch.context() as patched:
         patched.setattr("solotune.stages.evaluate.opened", stopped)
         assert cli.main(["evaluate", "--run", "latest"]) == code
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "adapter beside base: " in told.out
     report = run_dir.report()
     assert report is not None
     assert (report.artefacts, report.artefacts_missing) == ({}, ["merged"])
@@ -233,6 +235,35 @@ def test_base_and_adapter_are_on_the_disk_before_an_export_is_looked_at(
     after = evaluated(float32_run)
     assert list(after.artefacts) == ["merged"]
     assert after.artefacts_missing == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "said"),
+    [(KeyboardInterrupt(), 130, "interrupted; the report"), (ModelError("no memory"), 2, "the report")],
+    ids=["Ctrl-C", "an error"],
+)
+def test_a_suite_that_doesnt_come_to_its_end_leaves_base_and_adapter(
+    stop: BaseException,
+    code: int,
+    said: str,
+    float32_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_dir = _export(float32_run)
+
+    def stopped(*arguments: Any) -> None:
+        assert run_dir.report() is not None
+        assert "adapter beside base: " in capsys.readouterr().out
+        raise stop
+
+    monkeypatch.setattr("solotune.stages.evaluate.forgetting.prepare", lambda *_: ("a task",))
+    monkeypatch.setattr("solotune.stages.evaluate.forgetting.run", stopped)
+    assert cli.main(["evaluate", "--run", "latest", "--suite", "a_task"]) == code
+    without = f"{said} stands without what --suite asks, merged; the same command measures all again\n"
+    assert without in capsys.readouterr().err
+    assert cli.main(["evaluate", "--run", "latest", "--suite", "a_task", "--no-exports"]) == code
+    assert "stands without what --suite asks; the same" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # the converter takes ten seconds to import
@@ -326,7 +357,7 @@ def test_a_stop_while_the_files_are_written_leaves_those_of_before(
 
 @pytest.mark.parametrize("full", ["predictions.jsonl", "eval_report.json"])
 def test_a_disk_that_is_full_when_the_files_are_flushed_leaves_those_of_before(
-    full: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+    full: str, finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated(finished_run)
     run_dir = RunDir(finished_run)
@@ -342,6 +373,7 @@ def test_a_disk_that_is_full_when_the_files_are_flushed_leaves_those_of_before(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
         assert cli.main(["evaluate", "--run", "latest"]) == 2
+    assert "the report stands" not in capsys.readouterr().err
     assert failed == [full]
     assert [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)] == before
     assert not list(finished_run.glob(".staged-*"))
@@ -362,7 +394,7 @@ def _pressing(numbers: Sequence[int], pressed: list[bool], monkeypatch: pytest.M
 
 
 def test_ctrl_c_waits_until_both_files_have_their_names_and_the_page_is_theirs(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated(finished_run)
     run_dir = RunDir(finished_run)
@@ -371,6 +403,7 @@ def test_ctrl_c_waits_until_both_files_have_their_names_and_the_page_is_theirs(
     with monkeypatch.context() as patched:
         _pressing([signal.SIGINT], pressed, patched)
         assert cli.main(["evaluate", "--run", "latest", "--set", "evaluation.max_examples=3"]) == 130
+    assert "interrupted; the report stands, with all that was asked for\n" in capsys.readouterr().err
     assert pressed == [False], "no report stands beside answers that aren't its own"
     report = run_dir.report()
     assert report is not None

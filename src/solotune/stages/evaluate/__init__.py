@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from solotune.artifacts.files import read_record, remove_staged
+from solotune.artifacts.files import remove_staged
 from solotune.artifacts.lock import held
-from solotune.artifacts.measured import EvalReport, Suite
+from solotune.artifacts.measured import EvalReport
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
@@ -25,7 +25,7 @@ from solotune.modeling.base_model import load_base_model
 from solotune.modeling.lora import load_adapter
 from solotune.modeling.subject import TorchSubject
 from solotune.stages.evaluate.exported import Exported, device_of, exported, opened
-from solotune.stages.evaluate.printed import print_exports, print_report
+from solotune.stages.evaluate.printed import print_exports, print_report, print_suite
 from solotune.stages.evaluate.written import Writer
 
 RUNS = Path("runs")
@@ -78,13 +78,12 @@ def run(
         _announce(run_dir, config, held_out, to_come)
         is_own = held_out.split == its_split
         writer = Writer(run_dir, manifest, outcome, held_out, metrics, overrides, record, is_own, start)
-        measured, suite_found = _measure_trained(config, base, writer, asked_suite)
-        report = writer.write(measured, suite_found)
-        print_report(report)
-        for name, one in to_come.items():
-            with _report_stands(writer), opened(run_dir, one, held_out.encoder, config) as subject:
-                measured[name] = measure(name, subject, held_out, metrics, one.rows)
-                report = writer.write(measured, suite_found)
+        with _report_stands(writer, to_come):
+            measured, report = _measure_trained(config, base, writer, asked_suite)
+            for name, one in to_come.items():
+                with opened(run_dir, one, held_out.encoder, config) as subject:
+                    measured[name] = measure(name, subject, held_out, metrics, one.rows)
+                    report = writer.write(measured, report.suite)
         print_exports(report)
         say("report: {}; every answer: {}".format(*writer.paths))
         if record is None:
@@ -118,40 +117,44 @@ def _announce(run_dir: RunDir, config: RunConfig, held_out: HeldOut, to_come: Ma
 
 def _measure_trained(
     config: RunConfig, base: ModelDir, writer: Writer, suite: forgetting.Asked | None
-) -> tuple[dict[str, Measured], Suite | None]:
-    """Base and adapter: one set of weights, the adapter switched on and off."""
+) -> tuple[dict[str, Measured], EvalReport]:
+    """Base and adapter: one set of weights, the adapter switched on and off. Writes and prints the report of them."""
     held_out, metrics = writer.held_out, writer.metrics
     model = load_adapter(load_base_model(base, config), writer.run_dir.adapter)
     subject = TorchSubject(model, held_out.encoder, config)
     adapter = measure("adapter", subject, held_out, metrics)
     with model.disable_adapter():
         measured = {"base": measure("base", subject, held_out, metrics), "adapter": adapter}
-    found = writer.suite_of_before()
-    if suite:
-        writer.write(measured, found)  # its tasks may take hours, or fail
-        found = forgetting.run(suite, model, base, held_out, config)
+    report = writer.write(measured, writer.suite_of_before(), is_suite_missing=suite is not None)
+    print_report(report)
+    if suite:  # its tasks may take hours, or fail
+        report = writer.write(measured, forgetting.run(suite, model, base, held_out, config))
+    print_suite(report)
     del model
     subject.close()
-    return measured, found
+    return measured, report
 
 
 @contextmanager
-def _report_stands(writer: Writer) -> Iterator[None]:
-    """Says what the report doesn't have when what is exported can't be measured to the end."""
+def _report_stands(writer: Writer, to_come: Collection[str]) -> Iterator[None]:
+    """Says what the report doesn't have, once there is one, where the command doesn't come to its end."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {_what_stands(writer)}") from None
-    except Interrupted as stop:
-        raise Interrupted(f"stopped; {_what_stands(writer)}", stop.exit_code) from None
-    except Exception:
-        complain(_what_stands(writer))
+    except (Exception, KeyboardInterrupt, Interrupted) as end:
+        if writer.standing is None:
+            raise
+        told = _what_stands(writer.standing, writer.is_suite_missing, to_come)
+        if isinstance(end, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {told}") from None
+        if isinstance(end, Interrupted):
+            raise Interrupted(f"stopped; {told}", end.exit_code) from None
+        complain(told)
         raise
 
 
-def _what_stands(writer: Writer) -> str:
-    missing = read_record(writer.paths[0], EvalReport, "invoke evaluate").artefacts_missing
+def _what_stands(report: EvalReport, is_suite_missing: bool, to_come: Collection[str]) -> str:
+    missing = ["what --suite asks"] if is_suite_missing else []
+    missing += [safe(name, 60) for name in to_come if name in report.artefacts_missing]
     if not missing:
-        return "the report stands, with all that was exported"
-    names = ", ".join(safe(name, 60) for name in missing)
-    return f"the report stands without {names}; `invoke evaluate --run {writer.run_dir.run_id}` measures all again"
+        return "the report stands, with all that was asked for"
+    return f"the report stands without {', '.join(missing)}; the same command measures all again"

@@ -27,8 +27,31 @@ def print_report(report: EvalReport) -> None:
     for text in endings(report):
         say(safe(text, 600))
     _warn_of_cut_answers(report)
-    if report.suite:
-        _print_suite(report)
+
+
+def print_suite(report: EvalReport) -> None:
+    """What the tasks of lm-evaluation-harness found, where they were asked."""
+    suite = report.suite
+    if suite is None:
+        return
+    rows = [
+        [
+            safe(f"{task.task}: {task.metric}", 80),
+            f"{task.n:,}",
+            f"{task.base:.4g}",
+            f"{task.adapter:.4g}",
+            f"{task.difference:+.4g}",
+            "" if task.stderr is None else f"{task.stderr:.2g}",
+            task.verdict,
+        ]
+        for task in suite.tasks
+    ]
+    at_most = "" if suite.limit is None else f", at most {counted(suite.limit, 'row')} each"
+    table(
+        ["", "rows", "base", "adapter", "difference", "its standard error", ""],
+        rows,
+        f"did it forget? lm-evaluation-harness {safe(suite.lm_eval, 20)}{at_most}",
+    )
 
 
 def print_exports(report: EvalReport) -> None:
@@ -123,26 +146,3 @@ def _warn_of_cut_answers(report: EvalReport) -> None:
             f"{' and '.join(names)}: more than {MANY_CUT:.0%} of the answers were cut, and metrics saw them as they "
             "are; `--set evaluation.max_new_tokens=…` lets them be longer"
         )
-
-
-def _print_suite(report: EvalReport) -> None:
-    suite = report.suite
-    assert suite is not None
-    rows = [
-        [
-            safe(f"{task.task}: {task.metric}", 80),
-            f"{task.n:,}",
-            f"{task.base:.4g}",
-            f"{task.adapter:.4g}",
-            f"{task.difference:+.4g}",
-            "" if task.stderr is None else f"{task.stderr:.2g}",
-            task.verdict,
-        ]
-        for task in suite.tasks
-    ]
-    at_most = "" if suite.limit is None else f", at most {counted(suite.limit, 'row')} each"
-    table(
-        ["", "rows", "base", "adapter", "difference", "its standard error", ""],
-        rows,
-        f"did it forget? lm-evaluation-harness {safe(suite.lm_eval, 20)}{at_most}",
-    )

@@ -25,9 +25,9 @@ from solotune.signals import asked_to_end
 from solotune.stages.evaluate.exported import kept, proofs, rows_of_proof
 
 
-@dataclass(frozen=True)
+@dataclass
 class Writer:
-    """What every version of the report has in common."""
+    """What every version of the report has in common, and the last one."""
 
     run_dir: RunDir
     manifest: RunManifest
@@ -41,6 +41,10 @@ class Writer:
     """That of the config, on which exports are proven; another one has files of its own."""
     start: float
     """Of `time.monotonic`."""
+    standing: EvalReport | None = None
+    """The report that it wrote last, and that stands."""
+    is_suite_missing: bool = False
+    """Tasks were asked for, and that report was written without them."""
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -55,7 +59,9 @@ class Writer:
             return None
         return before.suite if before.adapter_files == self.outcome.adapter else None
 
-    def write(self, measured: Mapping[str, Measured], suite: Suite | None) -> EvalReport:
+    def write(
+        self, measured: Mapping[str, Measured], suite: Suite | None, *, is_suite_missing: bool = False
+    ) -> EvalReport:
         """Puts what has been measured so far in the place of what stood there, the run's page too.
 
         Ctrl-C waits from the first new name to the page; only a kill or a power cut comes between.
@@ -63,12 +69,15 @@ class Writer:
         Args:
             measured: `base`, `adapter`, and what was exported, by its name in export.json.
             suite: what the tasks found.
+            is_suite_missing: that was before; they are asked again, and haven't answered yet.
         """
         report = self._report(measured, suite)
         report_path, predictions_path = self.paths
         lines = _lines(_predictions(self.held_out, measured))
         with staged_pair(predictions_path, lines, report_path, json_text(report)) as take_names, _signals_wait():
+            self.standing = None
             take_names()
+            self.standing, self.is_suite_missing = report, is_suite_missing
             pages.write(self.run_dir)
         return report
 
