@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from solotune.artifacts.files import write_json
+from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, ExportRecord
 from solotune.artifacts.run_dir import RunDir, new_run_id, run_ids
 from solotune.errors import ArtifactError
 
@@ -94,3 +96,14 @@ def test_a_run_that_fails_to_begin_leaves_nothing(tmp_path: Path) -> None:
         staged.config.write_text("config: here")
     with pytest.raises(ArtifactError, match=r"exists already\. Continue it with `invoke train --resume 2026"):
         RunDir.new(tmp_path, "x", run.run_id)
+
+
+def test_an_export_that_was_measured_on_the_first_rows_is_told_apart(tmp_path: Path) -> None:
+    """Those of today are spread over the split: what is added would be compared on other rows."""
+    run_dir = RunDir(tmp_path / "one")
+    run_dir.export.mkdir(parents=True)
+    write_json(run_dir.export_record, ExportRecord(1, "one", 12, {}))
+    with pytest.raises(ArtifactError, match=r"export.json has schema_version 1, not 2. .*`rm -r \S+one/export`"):
+        run_dir.exported()
+    write_json(run_dir.export_record, ExportRecord(EXPORT_SCHEMA_VERSION, "one", 12, {}))
+    assert run_dir.exported() is not None

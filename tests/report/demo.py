@@ -14,6 +14,7 @@ import msgspec
 
 from solotune.artifacts.files import FileRecord, sha256_text
 from solotune.artifacts.measured import (
+    EXPORT_SCHEMA_VERSION,
     Answer,
     Artefact,
     Comparison,
@@ -283,7 +284,9 @@ def make_hostile_run(root: Path, text: str, run_id: str = "20261123-214205-home-
     (run_dir.path / "eval_report.val.json").write_bytes(msgspec.json.encode(report))
     artefact = Artefact(text, {text: record}, text, {"loss": 0.1}, {text: 0.1}, False, None, True, [text], text)
     run_dir.export.mkdir()
-    run_dir.export_record.write_bytes(msgspec.json.encode(ExportRecord(SCHEMA_VERSION, run_id, 3, {text: artefact})))
+    run_dir.export_record.write_bytes(
+        msgspec.json.encode(ExportRecord(EXPORT_SCHEMA_VERSION, run_id, 3, {text: artefact}))
+    )
     run_dir.not_finite.write_text(json.dumps({"step": text, "loss": text, "grad_norm": text, "rows": [text]}))
     return run_dir
 
@@ -465,7 +468,7 @@ def _export_record(run_dir: RunDir) -> ExportRecord:
         {"max_loss_difference": 0.01, "max_kl": 0.01, "min_greedy_agreement": 0.99},
     )
     return ExportRecord(
-        SCHEMA_VERSION,
+        EXPORT_SCHEMA_VERSION,
         run_dir.run_id,
         64,
         {

@@ -20,9 +20,9 @@ from tests.helpers import chat, make_config
 
 from solotune import cli
 from solotune.artifacts.files import record_files, write_json
-from solotune.artifacts.measured import Artefact, ExportRecord
+from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, Artefact, ExportRecord
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir
+from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
@@ -48,7 +48,7 @@ def export(run: Path) -> Path:
     shutil.copytree(base, merged, ignore=shutil.ignore_patterns("manifest.json"))
     shutil.copy(run / "adapter" / "chat_template.jinja", merged)
     artefact = Artefact("export/merged", record_files(merged), "dequantised", {}, {}, passed=True)
-    write_json(run / "export" / "export.json", ExportRecord(SCHEMA_VERSION, run.name, 1, {"merged": artefact}))
+    write_json(run / "export" / "export.json", ExportRecord(EXPORT_SCHEMA_VERSION, run.name, 1, {"merged": artefact}))
     return merged
 
 

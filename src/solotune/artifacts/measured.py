@@ -331,6 +331,10 @@ class ExportCommand(msgspec.Struct, frozen=True):
     """What `--set` changed of the run's config."""
 
 
+EXPORT_SCHEMA_VERSION = 2
+"""2: `examples` are spread over the split; of version 1 they were its first rows."""
+
+
 class ExportRecord(msgspec.Struct, frozen=True):
     """export.json."""
 

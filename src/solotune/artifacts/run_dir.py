@@ -23,7 +23,7 @@ from solotune.artifacts.files import (
     write_json,
 )
 from solotune.artifacts.lock import held
-from solotune.artifacts.measured import EvalReport, ExportRecord
+from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, EvalReport, ExportRecord
 from solotune.config.schema import Split
 from solotune.errors import ArtifactError
 
@@ -349,10 +349,20 @@ class RunDir:
         return read_record(self.eval_report, EvalReport, f"invoke evaluate --run {self.run_id}")
 
     def exported(self) -> ExportRecord | None:
-        """export.json, or None when nothing of the run was exported yet."""
+        """export.json, or None when nothing of the run was exported yet.
+
+        Raises:
+            ArtifactError: it is damaged, or another solotune wrote it.
+        """
         if not self.export_record.exists():
             return None
-        return read_record(self.export_record, ExportRecord, f"invoke export --run {self.run_id}")
+        record = read_record(self.export_record, ExportRecord, f"invoke export --run {self.run_id}")
+        if record.schema_version != EXPORT_SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{self.export_record} has schema_version {record.schema_version}, not {EXPORT_SCHEMA_VERSION}",
+                f"Delete the export to make it again: `rm -r {self.export}`",
+            )
+        return record
 
 
 def new_run_id(name: str) -> str:

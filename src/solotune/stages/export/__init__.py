@@ -13,9 +13,9 @@ from solotune import report
 from solotune.artifacts.disk import refuse_without_room
 from solotune.artifacts.files import atomic_folder, record_files, staged_name, write_json, write_text
 from solotune.artifacts.lock import held
-from solotune.artifacts.measured import Artefact, ExportCommand, ExportRecord
+from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, Artefact, ExportCommand, ExportRecord
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import SCHEMA_VERSION, RunDir
+from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.console import say, stage, warn
 from solotune.errors import ArtifactError
@@ -121,7 +121,7 @@ def _make(facts: Facts, before: ExportRecord | None, asked: ExportCommand, scrat
             gguf=[kind for kind in asked.gguf if f"gguf-{kind}" in artefacts],
         )
         made = [passed] if is_new or passed.merge or passed.gguf else []
-        return ExportRecord(SCHEMA_VERSION, facts.run_dir.run_id, examples, artefacts, [*commands, *made])
+        return ExportRecord(EXPORT_SCHEMA_VERSION, facts.run_dir.run_id, examples, artefacts, [*commands, *made])
 
     if is_new:
         artefacts["adapter"] = _export_adapter(facts, of_adapter)
