@@ -33,7 +33,19 @@ def test_the_commands_of_an_export_ask_for_the_same_again() -> None:
         "export --run again --merge --merge-base original --gguf q8_0 --set export.max_kl=100 "
         "--set export.merge_dtype=float16 --set export.proof_examples=12"
     )
-    assert " ".join(second) == "export --run again --gguf f16,q4_k_m --set export.proof_examples=12"
+    assert " ".join(second) == "export --run again --gguf f16,q4_k_m"
+
+
+def test_on_how_many_rows_is_said_once_and_is_what_the_record_has() -> None:
+    """The second one asked for 64 in vain, and the first one, on a split of 12, in part."""
+    asked = "export.proof_examples=64"
+    commands = (
+        ExportCommand(True, None, [], [asked, "export.max_kl=100"]),
+        ExportCommand(False, None, ["f16"], ["export.max_kl=1", asked]),
+    )
+    first, second = commands_of(record(*commands), "again")
+    assert " ".join(first) == "export --run again --merge --set export.max_kl=100 --set export.proof_examples=12"
+    assert " ".join(second) == "export --run again --gguf f16 --set export.max_kl=1"
 
 
 def test_an_adapter_alone_is_exported_alone() -> None:

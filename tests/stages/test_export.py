@@ -203,6 +203,26 @@ def test_a_gguf_is_added_to_what_is_there_and_changes_nothing_of_it(exported: Ru
         assert template.encode() == (exported.adapter / "chat_template.jinja").read_bytes()
 
 
+@pytest.mark.parametrize(("asked", "is_told"), [(12, False), (5, True)])
+def test_that_what_is_added_is_measured_on_other_rows_than_asked_for_is_told(
+    exported: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: int,
+    is_told: bool,
+) -> None:
+    def measure(_: object, examples: int, scratch: object) -> None:
+        assert examples == 12
+        raise ArtifactError("far enough")
+
+    monkeypatch.setattr(gguf_export, "refuse_unconvertible", lambda _: None)
+    monkeypatch.setattr(export.Yardstick, "measure", measure)
+    command = ["export", "--run", exported.run_id, "--gguf", "f16", "--set", f"export.proof_examples={asked}"]
+    assert cli.main(command) == 2
+    told = "what is added is measured on the 12 rows that the rest was measured on, not on 5"
+    assert (told in capsys.readouterr().err) is is_told
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

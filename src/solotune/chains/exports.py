@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from solotune.artifacts.measured import Artefact, ExportRecord
+from solotune.artifacts.measured import Artefact, ExportCommand, ExportRecord
+
+_ROWS = "export.proof_examples="
 
 
 def commands_of(record: ExportRecord, run_id: str) -> list[list[str]]:
@@ -11,19 +13,22 @@ def commands_of(record: ExportRecord, run_id: str) -> list[list[str]]:
     One that made nothing but the adapter is left out where another follows: every export makes the adapter, too.
     """
     making = [one for one in record.commands if one.merge or one.gguf] or record.commands[:1]
-    # The rows of the first command's proof were those of all that came after it.
-    examples = ["--set", f"export.proof_examples={record.examples}"] if record.examples else []
     return [
         [
             *("export", "--run", run_id),
             *(["--merge"] if one.merge else []),
             *(["--merge-base", one.merge_base] if one.merge and one.merge_base else []),
             *(["--gguf", ",".join(one.gguf)] if one.gguf else []),
-            *(word for value in one.overrides for word in ("--set", value)),
-            *examples,
+            *(word for value in _overrides(record, one, is_first=one is making[0]) for word in ("--set", value)),
         ]
         for one in making
     ]
+
+
+def _overrides(record: ExportRecord, one: ExportCommand, *, is_first: bool) -> list[str]:
+    """Those of a command; on how many rows is said by the first alone, because all that follows takes the same."""
+    others = [value for value in one.overrides if not value.startswith(_ROWS)]
+    return [*others, f"{_ROWS}{record.examples}"] if is_first and record.examples else others
 
 
 def differing_exports(first: ExportRecord, second: ExportRecord | None) -> list[str]:

@@ -109,8 +109,9 @@ def _make(facts: Facts, before: ExportRecord | None, asked: ExportCommand, scrat
     examples, of_adapter, is_new = before.examples if before else 0, {}, "adapter" not in artefacts
     if asked.merge or asked.gguf:
         wanted = facts.config.export.proof_examples
-        if examples and any(value.startswith("export.proof_examples=") for value in asked.overrides):
-            warn(f"what is added is measured on the {examples} rows that the rest was measured on")
+        is_asked = any(value.startswith("export.proof_examples=") for value in asked.overrides)
+        if is_asked and examples not in (0, wanted):
+            warn(f"what is added is measured on the {examples} rows that the rest was measured on, not on {wanted}")
         yardstick = Yardstick.measure(facts, examples or wanted, scratch)
         examples, of_adapter = yardstick.examples, yardstick.of_adapter
 
