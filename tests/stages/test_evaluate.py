@@ -512,3 +512,20 @@ def test_answers_that_are_cut_are_counted_and_warned_of(finished_run: Path, caps
     )
     assert "more than 3% of the answers were cut, and metrics saw them as they are" in said.err
     assert "Answers that were cut at evaluation.max_new_tokens" in RunDir(finished_run).page.read_text()
+
+
+def test_what_is_known_of_answers_is_printed_once_of_each_model_and_exports_are_warned_of(
+    float32_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _export(float32_run)
+    report = evaluated(float32_run, "--set", "evaluation.max_new_tokens=1")
+    assert report.artefacts["merged"].answered == report.adapter.answered
+    said = capsys.readouterr()
+    cut = [line for line in said.out.splitlines() if line.startswith("Answers that were cut at")]
+    assert [[name in line for name in ("base ", "adapter ", "merged ")] for line in cut] == [
+        [True, True, False],
+        [False, False, True],
+    ]
+    assert "warning: base and adapter: more than 3% of the answers were cut" in said.err
+    assert "warning: merged: more than 3% of the answers were cut" in said.err
+    assert RunDir(float32_run).page.read_text().count("Answers that were cut at evaluation.max_new_tokens") == 1

@@ -65,7 +65,11 @@ def test_local_tasks_are_asked_of_base_and_adapter(
     assert choice.stderr is not None
     assert choice.difference == pytest.approx(choice.adapter - choice.base)
     assert found["own_answer", "exact_match,none"].verdict == "cannot tell"
-    assert "did it forget? lm-evaluation-harness" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "did it forget? lm-evaluation-harness" in said
+    at_most = f"{report.suite.lm_eval}, of each task the first 10 rows at most"
+    assert at_most in said
+    assert at_most in RunDir(finished_run).page.read_text()
 
     assert cli.main(["evaluate", "--run", "latest", "--set", "evaluation.metrics=[]"]) == 0
     again = RunDir(finished_run).report()

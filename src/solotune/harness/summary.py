@@ -68,8 +68,8 @@ def summarise(measured: Mapping[str, Measured], held_out: HeldOut, some: Collect
     pairs = [("adapter", "base"), *((name, "adapter") for name in others)]
     asked = {tuple(rows) for rows in (*some, *(measured[name].rows for name in others)) if len(rows) < len(held_out)}
     fewer = sorted(asked, key=lambda rows: (len(rows), rows))
-    shorter = {(rows, name): models[name].on(rows) for rows in fewer for name in _BOTH}
-    everyone: dict[_Name, _Model] = dict(models) | dict(shorter)
+    part_of = {(rows, name): models[name].on(rows) for rows in fewer for name in _BOTH}
+    everyone: dict[_Name, _Model] = dict(models) | dict(part_of)
     samples = _samples(everyone, models, pairs, groups)
     with Progress("resampling the rows", len(samples), "intervals") as bar:
         found = dict(zip(samples, intervals(list(samples.values()), bar.advance), strict=True))
@@ -89,7 +89,7 @@ def summarise(measured: Mapping[str, Measured], held_out: HeldOut, some: Collect
         comparison_by_tag={tag: compared(tag, pairs[0]) for tag in groups if tag is not None},
         artefact_comparison={pair[0]: compared(None, pair) for pair in pairs[1:]},
         on_fewer=[
-            OnFewer(len(rows), *(_score((rows, n), shorter[rows, n], {None: groups[None]}, found, None) for n in _BOTH))
+            OnFewer(len(rows), *(_score((rows, n), part_of[rows, n], {None: groups[None]}, found, None) for n in _BOTH))
             for rows in fewer
         ],
         worse_rows=_worse_rows(models["adapter"], models["base"], groups[None], held_out),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from solotune.artifacts.measured import Answered, EvalReport
 
+BOTH = ("base", "adapter")
 MANY_CUT = 0.03
 """Share of the answers."""
 
@@ -27,28 +28,34 @@ def noise(report: EvalReport) -> str:
     return f"How far two trainings of this config lie apart, from {report.noise_from}: {by}.{rest}"
 
 
-def endings(report: EvalReport) -> list[str]:
-    """What was seen, with a count for each model; nothing of what wasn't."""
-    scores = {"base": report.base, "adapter": report.adapter, **report.artefacts}
-    answered = {name: score.answered for name, score in scores.items() if score.answered}
+def endings(report: EvalReport, names: Collection[str] | None = None) -> list[str]:
+    """What was seen, with a count for each of these models (None: all); nothing of what wasn't."""
+    names = [*BOTH, *report.artefacts] if names is None else names
+    answered = _answered(report, names)
     told = [
         f"{what}: {', '.join(f'{name} {count(of):,} of {of.n:,}' for name, of in answered.items())}."
         for what, count in _WHAT
         if any(count(of) for of in answered.values())
     ]
-    return [*told, *_opening(report)]
+    return [*told, *_opening(report, names)]
 
 
-def often_cut(report: EvalReport) -> list[str]:
-    """Models of which more than a few answers were cut."""
+def often_cut(report: EvalReport, names: Collection[str]) -> list[str]:
+    """Those of these models of which more than a few answers were cut."""
+    return [name for name, of in _answered(report, names).items() if of.cut > MANY_CUT * of.n]
+
+
+def _answered(report: EvalReport, names: Collection[str]) -> dict[str, Answered]:
     scores = {"base": report.base, "adapter": report.adapter, **report.artefacts}
-    return [name for name, of in scores.items() if of.answered and of.answered.cut > MANY_CUT * of.answered.n]
+    return {name: score.answered for name, score in scores.items() if name in names and score.answered}
 
 
-def _opening(report: EvalReport) -> Iterator[str]:
+def _opening(report: EvalReport, names: Collection[str]) -> Iterator[str]:
     if report.opening is None:
         return
-    models = report.opening.models
+    models = {name: of for name, of in report.opening.models.items() if name in names}
+    if not models:
+        return
     said = ", ".join(f"{name} {of.by_itself:,} of {of.examples:,}" for name, of in models.items())
     losses = ", ".join(f"{name} {of.loss_without:.4f}" for name, of in models.items())
     yield (

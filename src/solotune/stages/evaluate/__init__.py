@@ -24,7 +24,7 @@ from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.lora import load_adapter
 from solotune.modeling.subject import TorchSubject
-from solotune.stages.evaluate.exported import Exported, device_of, exported, opened
+from solotune.stages.evaluate.exported import Exported, device_of, opened, to_measure
 from solotune.stages.evaluate.printed import print_exports, print_report, print_suite
 from solotune.stages.evaluate.written import Writer
 
@@ -71,7 +71,7 @@ def run(
         base.open_as_trained(run_dir.run_id, manifest.base_model)
         record = run_dir.exported()
         held_out = HeldOut.of_run(run_dir, manifest, config, split, config.evaluation.max_examples)
-        to_come = exported(run_dir, record, config, len(held_out)) if exports else {}
+        to_come = to_measure(run_dir, record, config, len(held_out)) if exports else {}
         _check(metrics, held_out)
         determinism.start(config)
         card.enforce(config)

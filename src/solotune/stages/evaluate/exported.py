@@ -30,7 +30,7 @@ class Exported:
         return next((name for name in self.artefact.files if name.endswith(".gguf")), None)
 
 
-def exported(run_dir: RunDir, record: ExportRecord | None, config: RunConfig, rows: int) -> dict[str, Exported]:
+def to_measure(run_dir: RunDir, record: ExportRecord | None, config: RunConfig, rows: int) -> dict[str, Exported]:
     """Merged models and GGUF files by their name in export.json; without the record nothing was exported.
 
     Args:

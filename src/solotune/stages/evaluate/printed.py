@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from solotune.artifacts.measured import Comparison, EvalReport
 from solotune.console import counted, safe, say, table, warn
-from solotune.report.caveats import MANY_CUT, endings, noise, often_cut
+from solotune.report.caveats import BOTH, MANY_CUT, endings, noise, often_cut
 from solotune.report.models import ModelsTable, models
 
 _VERDICTS = ("better", "worse", "cannot tell")
@@ -24,9 +24,7 @@ def print_report(report: EvalReport) -> None:
         say(line)
     unknown = f"how far two trainings of this run lie apart isn't known: `invoke reproduce --run {report.run_id}` looks"
     say(safe(noise(report), 600) or unknown)
-    for text in endings(report):
-        say(safe(text, 600))
-    _warn_of_cut_answers(report)
+    _print_endings(report, BOTH)
 
 
 def print_suite(report: EvalReport) -> None:
@@ -46,7 +44,7 @@ def print_suite(report: EvalReport) -> None:
         ]
         for task in suite.tasks
     ]
-    at_most = "" if suite.limit is None else f", at most {counted(suite.limit, 'row')} each"
+    at_most = "" if suite.limit is None else f", of each task the first {counted(suite.limit, 'row')} at most"
     table(
         ["", "rows", "base", "adapter", "difference", "its standard error", ""],
         rows,
@@ -63,9 +61,7 @@ def print_exports(report: EvalReport) -> None:
         rows = report.artefacts[name].examples
         on = "" if rows == report.examples else f" on {counted(rows, 'row')} of them"
         say(f"{safe(name, 60)} beside adapter{on}: {_in_words(compared)}")
-    if report.artefacts:
-        for text in endings(report):
-            say(safe(text, 600))
+    _print_endings(report, report.artefacts)
     if report.artefacts_missing:
         names = ", ".join(safe(name, 60) for name in report.artefacts_missing)
         say(f"not measured: {names}; `invoke evaluate --run {report.run_id}` measures all that was exported")
@@ -140,9 +136,12 @@ def _worse_rows(report: EvalReport) -> Iterator[str]:
         yield f"rows that the adapter made worse: {', '.join(counts)}; the worst are in the report's worse_rows"
 
 
-def _warn_of_cut_answers(report: EvalReport) -> None:
-    if names := [safe(name, 60) for name in often_cut(report)]:
+def _print_endings(report: EvalReport, names: Collection[str]) -> None:
+    """How answers of these models began and ended."""
+    for text in endings(report, names):
+        say(safe(text, 600))
+    if cut := [safe(name, 60) for name in often_cut(report, names)]:
         warn(
-            f"{' and '.join(names)}: more than {MANY_CUT:.0%} of the answers were cut, and metrics saw them as they "
+            f"{' and '.join(cut)}: more than {MANY_CUT:.0%} of the answers were cut, and metrics saw them as they "
             "are; `--set evaluation.max_new_tokens=…` lets them be longer"
         )
