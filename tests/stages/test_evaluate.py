@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.tiny import make_experiment
 from transformers import AutoModelForCausalLM
 
 from solotune import cli
-from solotune.artifacts.files import record_files, write_json
+from solotune.artifacts.files import FileRecord, record_files, write_json
 from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, Artefact, EvalReport, ExportRecord, Prediction
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Difference, RunDir, Verdict, Verification
@@ -28,6 +29,7 @@ from solotune.dataset.stored import read_rows
 from solotune.errors import Interrupted, ModelError
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, ChatEncoder
+from solotune.stages.evaluate.exported import Exported, to_measure
 
 
 def evaluated(run: Path, *argv: str) -> EvalReport:
@@ -529,3 +531,90 @@ def test_what_is_known_of_answers_is_printed_once_of_each_model_and_exports_are_
     assert "warning: base and adapter: more than 3% of the answers were cut" in said.err
     assert "warning: merged: more than 3% of the answers were cut" in said.err
     assert RunDir(float32_run).page.read_text().count("Answers that were cut at evaluation.max_new_tokens") == 1
+
+
+@pytest.fixture
+def measured_on_four(float32_run: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A run whose export was measured on some of the rows, as a GGUF is."""
+    run_dir = _export(float32_run)
+
+    def on_four(*arguments: Any) -> dict[str, Exported]:
+        return {name: replace(one, rows=range(0, 12, 3)) for name, one in to_measure(*arguments).items()}
+
+    monkeypatch.setattr("solotune.stages.evaluate.to_measure", on_four)
+    report = evaluated(float32_run)
+    assert report.artefacts["merged"].examples == 4
+    assert [one.examples for one in report.on_fewer] == [4]
+    return run_dir
+
+
+def test_what_was_measured_of_an_export_stays_until_it_is_measured_anew(
+    measured_on_four: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = measured_on_four
+    first, answers = run_dir.report(), run_dir.predictions.read_bytes()
+    assert first is not None
+    capsys.readouterr()
+    kept = evaluated(run_dir.path, "--no-exports")
+    assert kept.artefacts_of_before == ["merged"]
+    assert msgspec.structs.replace(kept, artefacts_of_before=[], seconds=first.seconds) == first
+    assert run_dir.predictions.read_bytes() == answers
+    said = capsys.readouterr().out
+    assert "merged (before)" in said
+    assert "measured before, when base and adapter came out the same: merged; `" in said
+    assert "in which base and adapter came out the same: merged." in run_dir.page.read_text()
+
+    def stopped(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("solotune.stages.evaluate.opened", stopped)
+        assert cli.main(["evaluate", "--run", "latest"]) == 130
+    assert "the report stands with merged as measured before; the same command" in capsys.readouterr().err
+    assert run_dir.predictions.read_bytes() == answers
+    anew = evaluated(run_dir.path)
+    assert (list(anew.artefacts), anew.artefacts_of_before) == (["merged"], [])
+
+
+def _another_file(run_dir: RunDir) -> None:
+    record = run_dir.exported()
+    assert record is not None
+    merged = record.artefacts["merged"]
+    other = msgspec.structs.replace(merged, files=merged.files | {"config.json": FileRecord(1, "0" * 64)})
+    write_json(run_dir.export_record, msgspec.structs.replace(record, artefacts={"merged": other}))
+
+
+def _other_figures(run_dir: RunDir) -> None:
+    report = run_dir.report()
+    assert report is not None
+    adapter = msgspec.structs.replace(report.adapter, loss=math.nextafter(report.adapter.loss, 9.0))
+    write_json(run_dir.eval_report, msgspec.structs.replace(report, adapter=adapter))
+
+
+def _a_lost_answer(run_dir: RunDir) -> None:
+    lines = run_dir.predictions.read_text().splitlines(keepends=True)
+    run_dir.predictions.write_text("".join(["{\n", *lines[1:]]))
+
+
+def _a_cut_file(run_dir: RunDir) -> None:
+    (run_dir.export / "merged" / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (_another_file, ()),
+        (_other_figures, ()),
+        (_a_lost_answer, ()),
+        (_a_cut_file, ()),
+        (lambda _: None, ("--set", "evaluation.max_new_tokens=9")),
+    ],
+    ids=["another export", "other figures of the adapter", "a damaged answer", "a cut file", "other settings"],
+)
+def test_what_is_no_longer_true_of_an_export_doesnt_stay(
+    change: Callable[[RunDir], None], given: tuple[str, ...], measured_on_four: RunDir
+) -> None:
+    change(measured_on_four)
+    report = evaluated(measured_on_four.path, "--no-exports", *given)
+    assert (report.artefacts, report.artefacts_of_before, report.artefacts_missing) == ({}, [], ["merged"])
+    assert not any(one.artefacts for one in predictions(measured_on_four.predictions))

@@ -221,6 +221,8 @@ class EvalReport(msgspec.Struct, frozen=True):
     """Tags of the fewest rows, beyond those that are measured by themselves."""
     artefacts_missing: list[str] = []
     """Exported, and not measured: left out with `--no-exports`, or the command ended before."""
+    artefacts_of_before: list[str] = []
+    """Of `artefacts` those that an earlier `evaluate` measured, which found the same of base and adapter."""
     on_fewer: list[OnFewer] = []
     """For each number of rows below `examples` on which something exported was measured."""
     proofs: dict[str, Proof] = {}

@@ -41,7 +41,8 @@ def run(
 ) -> EvalReport:
     """Measures a finished run: base and adapter, which is a whole report, then what was exported, one by one.
 
-    Measuring again replaces the report; another split has files of its own.
+    Measuring again replaces the report, in which an export's figures stay until it is measured again, as long as they
+    are true (`Before.completed`). Another split has files of its own.
 
     Args:
         wanted: run id, unique prefix, or `latest`.
@@ -80,7 +81,7 @@ def run(
         writer = Writer(run_dir, manifest, outcome, held_out, metrics, overrides, record, is_own, start)
         with _report_stands(writer, to_come):
             measured, report = _measure_trained(config, base, writer, asked_suite)
-            for name, one in to_come.items():
+            for name, one in sorted(to_come.items(), key=lambda item: item[0] in report.artefacts_of_before):
                 with opened(run_dir, one, held_out.encoder, config) as subject:
                     measured[name] = measure(name, subject, held_out, metrics, one.rows)
                     report = writer.write(measured, report.suite)
@@ -125,7 +126,7 @@ def _measure_trained(
     adapter = measure("adapter", subject, held_out, metrics)
     with model.disable_adapter():
         measured = {"base": measure("base", subject, held_out, metrics), "adapter": adapter}
-    report = writer.write(measured, writer.suite_of_before(), is_suite_missing=suite is not None)
+    report = writer.write(measured, writer.before.suite(writer.outcome.adapter), is_suite_missing=suite is not None)
     print_report(report)
     if suite:  # its tasks may take hours, or fail
         report = writer.write(measured, forgetting.run(suite, model, base, held_out, config))
@@ -155,6 +156,9 @@ def _report_stands(writer: Writer, to_come: Collection[str]) -> Iterator[None]:
 def _what_stands(report: EvalReport, is_suite_missing: bool, to_come: Collection[str]) -> str:
     missing = ["what --suite asks"] if is_suite_missing else []
     missing += [safe(name, 60) for name in to_come if name in report.artefacts_missing]
-    if not missing:
+    of_before = [safe(name, 60) for name in to_come if name in report.artefacts_of_before]
+    parts = [f"without {', '.join(missing)}"] if missing else []
+    parts += [f"with {', '.join(of_before)} as measured before"] if of_before else []
+    if not parts:
         return "the report stands, with all that was asked for"
-    return f"the report stands without {', '.join(missing)}; the same command measures all again"
+    return f"the report stands {' and '.join(parts)}; the same command measures all again"

@@ -62,6 +62,12 @@ def print_exports(report: EvalReport) -> None:
         on = "" if rows == report.examples else f" on {counted(rows, 'row')} of them"
         say(f"{safe(name, 60)} beside adapter{on}: {_in_words(compared)}")
     _print_endings(report, report.artefacts)
+    if report.artefacts_of_before:
+        names = ", ".join(safe(name, 60) for name in report.artefacts_of_before)
+        say(
+            f"measured before, when base and adapter came out the same: {names}; "
+            f"`invoke evaluate --run {report.run_id}` measures all anew"
+        )
     if report.artefacts_missing:
         names = ", ".join(safe(name, 60) for name in report.artefacts_missing)
         say(f"not measured: {names}; `invoke evaluate --run {report.run_id}` measures all that was exported")
@@ -81,7 +87,8 @@ def _print_both(report: EvalReport, title: str) -> None:
 def _print_models(report: EvalReport, one: ModelsTable) -> None:
     """Models side by side, on one and the same rows."""
     title = f"exports beside base and adapter, {one.rows} of {report.split}"
-    heads = [safe(name, 40) + (" (not kept)" if name in one.not_kept else "") for name in one.models]
+    notes = dict.fromkeys(one.not_kept, " (not kept)") | dict.fromkeys(report.artefacts_of_before, " (before)")
+    heads = [safe(name, 40) + notes.get(name, "") for name in one.models]
     rows = [
         [_label(report, measure), *(cells[i].value for cells in one.models.values())]
         for i, measure in enumerate(one.measures)

@@ -7,21 +7,22 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from solotune import report as pages
-from solotune.artifacts.files import json_text, read_record, staged_pair
+from solotune.artifacts.files import json_text, staged_pair
 from solotune.artifacts.measured import Answer, EvalReport, ExportRecord, Prediction, Suite
 from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
-from solotune.errors import ArtifactError
 from solotune.harness.held_out import HeldOut
 from solotune.harness.measure import Measured, Metric
 from solotune.harness.noise import noise_of, widened
 from solotune.harness.opening import opening_of
 from solotune.harness.summary import summarise
 from solotune.signals import asked_to_end
+from solotune.stages.evaluate.before import Before
 from solotune.stages.evaluate.exported import kept, proofs, rows_of_proof
 
 
@@ -51,13 +52,10 @@ class Writer:
         """Where report and predictions lie."""
         return self.run_dir.report_paths(None if self.is_own_split else self.held_out.split)
 
-    def suite_of_before(self) -> Suite | None:
-        """What the tasks found when this adapter was measured before: they take long, and nothing has changed."""
-        try:
-            before = read_record(self.paths[0], EvalReport, "invoke evaluate")
-        except ArtifactError:
-            return None
-        return before.suite if before.adapter_files == self.outcome.adapter else None
+    @cached_property
+    def before(self) -> Before:
+        """What stood there; looked at before the first report takes its place."""
+        return Before.read(*self.paths, self.held_out)
 
     def write(
         self, measured: Mapping[str, Measured], suite: Suite | None, *, is_suite_missing: bool = False
@@ -71,9 +69,9 @@ class Writer:
             suite: what the tasks found.
             is_suite_missing: that was before; they are asked again, and haven't answered yet.
         """
-        report = self._report(measured, suite)
+        report = self.before.completed(self._report(measured, suite), kept(self.record), self.run_dir.path)
         report_path, predictions_path = self.paths
-        lines = _lines(_predictions(self.held_out, measured))
+        lines = _lines(self._predictions(measured, report))
         with staged_pair(predictions_path, lines, report_path, json_text(report)) as take_names, _signals_wait():
             self.standing = None
             take_names()
@@ -115,20 +113,21 @@ class Writer:
         )
         return widened(report, noise_of(self.run_dir.path.parent, self.run_dir, self.manifest, report))
 
-
-def _predictions(held_out: HeldOut, measured: Mapping[str, Measured]) -> Iterator[Prediction]:
-    places = {name: {number: i for i, number in enumerate(one.rows)} for name, one in measured.items()}
-    for i, row in enumerate(held_out.rows):
-        answers = {name: _answer(one, places[name][i]) for name, one in measured.items() if i in places[name]}
-        yield Prediction(
-            id=row.id,
-            tags=list(row.meta.tags),
-            messages=[{"role": m.role, "content": m.content} for m in row.messages[:-1]],
-            reference=held_out.reference(i),
-            base=answers.pop("base"),
-            adapter=answers.pop("adapter"),
-            artefacts=answers,
-        )
+    def _predictions(self, measured: Mapping[str, Measured], report: EvalReport) -> Iterator[Prediction]:
+        places = {name: {number: i for i, number in enumerate(one.rows)} for name, one in measured.items()}
+        for i, row in enumerate(self.held_out.rows):
+            answers = {name: _answer(one, places[name][i]) for name, one in measured.items() if i in places[name]}
+            old = self.before.answers[i] if report.artefacts_of_before else {}
+            answers |= {name: old[name] for name in report.artefacts_of_before if name in old}
+            yield Prediction(
+                id=row.id,
+                tags=list(row.meta.tags),
+                messages=[{"role": m.role, "content": m.content} for m in row.messages[:-1]],
+                reference=self.held_out.reference(i),
+                base=answers.pop("base"),
+                adapter=answers.pop("adapter"),
+                artefacts={name: answers[name] for name in report.artefacts if name in answers},
+            )
 
 
 def _answer(one: Measured, row: int) -> Answer:
