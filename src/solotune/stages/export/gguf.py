@@ -14,7 +14,7 @@ from solotune.console import Progress, safe, say, warn
 from solotune.errors import ProofError, SolotuneError
 from solotune.modeling import gguf_export
 from solotune.modeling.gguf_runtime import serving_mismatches
-from solotune.modeling.gguf_weights import wrong_matrices
+from solotune.modeling.gguf_weights import wrong_tensors
 from solotune.modeling.merge import tensor_count
 from solotune.modeling.ollama import modelfile
 from solotune.stages.export import tolerance
@@ -104,7 +104,7 @@ def write_gguf(merged: Path, file: Path, kind: str, scratch: Path) -> str:
 
 def _refuse_other_weights(file: Path, merged: Path) -> None:
     with Progress("comparing its weights", tensor_count(ModelDir(merged)), "tensors") as bar:
-        wrong = wrong_matrices(file, merged, bar.advance)
+        wrong = wrong_tensors(file, merged, bar.advance)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ProofError(
