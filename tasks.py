@@ -50,11 +50,13 @@ def build(c: Context, base_image: str = "", apt_snapshot: str = "", no_cache: bo
 @task(
     help={"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"},
     iterable=["set"],
+    positional=[],
 )
 def fetch(c: Context, config: str, set: list[str]) -> None:
     """Bring the base model; the only step with a network."""
+    given = _config(config, set)
     _refuse_elsewhere(config)
-    _solotune(c, "fetch", "fetch", *_config(config, set))
+    _solotune(c, "fetch", "fetch", *given)
 
 
 @task(
@@ -65,6 +67,7 @@ def fetch(c: Context, config: str, set: list[str]) -> None:
         "show": "print the row with this id as tokens, with what is trained marked",
     },
     iterable=["set"],
+    positional=[],
 )
 def prepare(
     c: Context, config: str, set: list[str], replace: bool = False, check: bool = False, show: str = ""
@@ -74,11 +77,16 @@ def prepare(
     _solotune(c, "cpu", "prepare", *_config(config, set), *flags)
 
 
-@task(help={"config": "a YAML file of configs/", "vram": "plan for a card of this many GiB"}, iterable=["set"])
+@task(
+    help={"config": "a YAML file of configs/", "vram": "plan for a card of this many GiB"},
+    iterable=["set"],
+    positional=[],
+)
 def plan(c: Context, config: str, set: list[str], vram: str = "") -> None:
     """Will it fit, and how long will it take, before anything loads."""
+    given = _config(config, set)
     service = _service(config, set) if _has_gpu() and not vram else "cpu"
-    _solotune(c, service, "plan", *_config(config, set), *(["--vram", vram] if vram else []))
+    _solotune(c, service, "plan", *given, *(["--vram", vram] if vram else []))
 
 
 @task(help={"config": "a YAML file of configs/", "resume": "go on with an unfinished run"}, iterable=["set"])
@@ -99,6 +107,7 @@ def train(c: Context, set: list[str], config: str = "", resume: str = "") -> Non
     },
     optional=["suite"],
     iterable=["set"],
+    positional=[],
 )
 def evaluate(
     c: Context,
@@ -109,11 +118,12 @@ def evaluate(
     set: list[str] | None = None,
 ) -> None:
     """Base, adapter, exports on held-out rows -> eval_report.json."""
+    of_run = _run(run)
     tasks = ["--suite", *([suite] if isinstance(suite, str) else [])] if suite else []
     settings = [word for value in set or () for word in ("--set", value)]
     of_split = ["--split", split] if split else []
     without = _flag("--no-exports", not exports)
-    _stage(c, _service_of_run(run), "evaluate", "--run", run, *of_split, *tasks, *without, *settings)
+    _stage(c, _service_of_run(run), "evaluate", *of_run, *of_split, *tasks, *without, *settings)
 
 
 @task(
@@ -126,18 +136,20 @@ def evaluate(
     },
     optional=["gguf"],
     iterable=["set"],
+    positional=[],
 )
 def export(
     c: Context, run: str, set: list[str], merge: bool = False, merge_base: str = "", gguf: str | bool = ""
 ) -> None:
     """What people serve, with proof that it behaves like the adapter."""
+    of_run = _run(run)
     base = ["--merge-base", merge_base] if merge_base else []
     types = ["--gguf", *([gguf] if isinstance(gguf, str) else [])] if gguf else []
     bounds = [word for value in set for word in ("--set", value)]
-    _stage(c, _service_of_run(run), "export", "--run", run, *_flag("--merge", merge), *base, *types, *bounds)
+    _stage(c, _service_of_run(run), "export", *of_run, *_flag("--merge", merge), *base, *types, *bounds)
 
 
-@task(help={"config": "a YAML file of configs/"}, iterable=["set"])
+@task(help={"config": "a YAML file of configs/"}, iterable=["set"], positional=[])
 def pipeline(c: Context, config: str, set: list[str]) -> None:
     """fetch, prepare, plan, train, evaluate, export --merge."""
     _pipeline(c, config, set)
@@ -149,16 +161,21 @@ def smoke(c: Context) -> None:
     _pipeline(c, "configs/smoke.yaml", [])
 
 
-@task(help={"run": "run id, a unique prefix, or latest", "steps": "of each of its trainings; 4, if not given"})
+@task(
+    help={"run": "run id, a unique prefix, or latest", "steps": "of each of its trainings; 4, if not given"},
+    positional=[],
+)
 def verify(c: Context, run: str, steps: str = "") -> None:
     """Is a run the same made twice, and stopped and resumed?"""
-    _stage(c, _service_of_run(run), "verify", "--run", run, *(["--steps", steps] if steps else []))
+    of_run = _run(run)
+    _stage(c, _service_of_run(run), "verify", *of_run, *(["--steps", steps] if steps else []))
 
 
-@task(help={"run": "run id, a unique prefix, or latest"})
+@task(help={"run": "run id, a unique prefix, or latest"}, positional=[])
 def reproduce(c: Context, run: str) -> None:
     """Make a whole run again; say what differs today."""
-    _stage(c, _service_of_run(run), "reproduce", "--run", run)
+    of_run = _run(run)
+    _stage(c, _service_of_run(run), "reproduce", *of_run)
 
 
 @task(
@@ -167,13 +184,15 @@ def reproduce(c: Context, run: str) -> None:
         "temperature": "0, if not given: the likeliest token, always",
         "seed": "of what is drawn at a temperature; 0",
         "max_new_tokens": "of an answer; the config's",
-    }
+    },
+    positional=[],
 )
 def chat(c: Context, run: str, temperature: str = "", seed: str = "", max_new_tokens: str = "") -> None:
     """Talk to base and adapter side by side; also from a script's standard input."""
+    of_run = _run(run)
     given = {"--temperature": temperature, "--seed": seed, "--max-new-tokens": max_new_tokens}
     flags = [word for name, value in given.items() if value for word in (name, value)]
-    _solotune(c, _service_of_run(run), "chat", "--run", run, *flags)
+    _solotune(c, _service_of_run(run), "chat", *of_run, *flags)
 
 
 @task(
@@ -181,11 +200,12 @@ def chat(c: Context, run: str, temperature: str = "", seed: str = "", max_new_to
         "run": "run id, a unique prefix, or latest",
         "port": "on 127.0.0.1",
         "vllm": "print the command that serves it with vLLM's own image",
-    }
+    },
+    positional=[],
 )
 def serve(c: Context, run: str, port: int = 8000, vllm: bool = False) -> None:
     """The merged model behind an OpenAI-compatible endpoint; Ctrl-C ends it."""
-    given = ["serve", "--run", run, "--port", str(port)]
+    given = ["serve", *_run(run), "--port", str(port)]
     if _is_local() or vllm:
         _solotune(c, "cpu", *given, *_flag("--vllm", vllm))
         return
@@ -309,8 +329,17 @@ def clean(c: Context, yes: bool = False) -> None:
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  in the container; compose.yaml publishes it on 127.0.0.1
 
 
-def _config(config: str, overrides: list[str]) -> list[str]:
+def _config(config: str | None, overrides: list[str]) -> list[str]:
+    if not config:
+        raise Exit("which config? Add `--config configs/smoke.yaml`, or another YAML file of configs/", code=2)
     return ["--config", config, *(word for value in overrides for word in ("--set", value))]
+
+
+def _run(run: str | None) -> list[str]:
+    if not run:
+        command = os.environ.get("SOLOTUNE_COMMAND", "invoke")
+        raise Exit(f"which run? Add `--run latest`, or an id that `{command} runs` lists", code=2)
+    return ["--run", run]
 
 
 def _flag(name: str, given: bool) -> list[str]:

@@ -2,6 +2,7 @@
 # Runs a task on a machine with neither Docker nor a GPU:
 #
 #     scripts/local.sh TASK [args…]      runs `invoke TASK args…`; no TASK lists them
+#     scripts/local.sh TASK --help       shows its options
 #     PYTHON=python3.12 scripts/local.sh TASK
 #
 # First it makes .venv from uv.lock, when it is not there or uv.lock, pyproject.toml or the Python
@@ -12,7 +13,7 @@ STAMP=.venv/.solotune-sync # written last: the .venv is complete, and made from 
 DISK_GB=8                  # .venv with room for the downloads
 
 main() {
-    case "${1-}" in
+    case "$*" in
     -h | --help)
         sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
@@ -24,6 +25,7 @@ main() {
     [ -f uv.lock ] && [ -f pyproject.toml ] || die "$root has no uv.lock and pyproject.toml: this script runs inside a checkout"
 
     find_python
+    check_task "${1-}"
     wanted=$(printf '%s\n' "checkout $root" "python $version" "$(sha256sum uv.lock pyproject.toml)")
     if ! is_synced; then
         mkdir -p .venv-tools
@@ -57,6 +59,21 @@ sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15) or sys.implementation.nam
         seen+=", $name is ${answer:-not there}${version:+ $version}"
     done
     die "needs CPython 3.11 to 3.14 (${seen#, }): \`sudo apt-get install python3\` (or python3.12), or PYTHON=/path/to/python3.12 scripts/local.sh …"
+}
+
+# invoke only says that it doesn't know a name; and a slip shouldn't cost the downloads first.
+check_task() {
+    local known near
+    case "$1" in
+    '' | -*) return ;;
+    esac
+    known=$(sed -n '/^namespace/,/^)/s/^ *\([a-z]*\),$/\1/p' tasks.py)
+    grep -qxF -- "$1" <<< "$known" && return
+    near=$("$python" -I -c '
+import difflib, sys
+print(*difflib.get_close_matches(sys.argv[1], sys.argv[2].split(), 1))' "$1" "$known")
+    near=${near:+"; did you mean $near?"}
+    die "no task $1${near:-.} The tasks: ${known//$'\n'/, }"
 }
 
 is_synced() {

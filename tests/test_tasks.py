@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,41 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
         [*STAGE, "serve", "--run", "latest", "--port", "8001"],
         [*STAGE, "pipeline", "--config", "configs/smoke.yaml"],
     ]
+
+
+@pytest.mark.parametrize("task", ["evaluate", "export", "verify", "reproduce", "chat", "serve"])
+def test_without_a_run_a_task_says_how_one_is_named(task: str) -> None:
+    answer = invoke(task)
+    assert answer.returncode == 2
+    assert answer.stderr == "which run? Add `--run latest`, or an id that `invoke runs` lists\n"
+
+
+@pytest.mark.parametrize("task", ["fetch", "prepare", "plan", "pipeline"])
+def test_without_a_config_a_task_says_how_one_is_named(task: str) -> None:
+    answer = invoke(task)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("which config? Add `--config configs/smoke.yaml`, ")
+
+
+@pytest.mark.parametrize("task", ["evaluate", "plan", "serve"])
+def test_help_behind_a_task_shows_its_options(task: str) -> None:
+    answer = invoke(task, "--help")
+    assert answer.returncode == 0
+    assert f"{task} [--options]" in answer.stdout
+    assert "run id, a unique prefix" in answer.stdout or "a YAML file of configs/" in answer.stdout
+
+
+def invoke(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SOLOTUNE_RUNTIME": "local"}
+    environment.pop("SOLOTUNE_COMMAND", None)
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_on_the_host_each_stage_goes_to_the_service_that_its_config_needs(monkeypatch: pytest.MonkeyPatch) -> None:

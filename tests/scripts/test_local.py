@@ -319,6 +319,7 @@ def checkout(tmp_path: Path, pin: Path) -> Path:
     shutil.copy(pin, root / "docker" / "uv.txt")
     for name in ("uv.lock", "pyproject.toml"):
         (root / name).write_text(f"# {name}\n")
+    shutil.copy(ROOT / "tasks.py", root / "tasks.py")
     return root
 
 
@@ -388,7 +389,7 @@ def test_the_task_takes_over_the_process_and_its_status(index: FakeIndex, checko
     local(checkout, index)
     script = checkout / "scripts" / "local.sh"
     options = command(checkout, index, TASK_STATUS="42")
-    with subprocess.Popen(["bash", script, "x"], stdout=subprocess.PIPE, **options) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(["bash", script, "train"], stdout=subprocess.PIPE, **options) as process:  # type: ignore[call-overload]
         output, _ = process.communicate()
     assert process.returncode == 42
     assert output.split()[0] == str(process.pid)  # so a signal reaches the task itself
@@ -502,5 +503,25 @@ def test_help_makes_nothing(index: FakeIndex, checkout: Path) -> None:
         "docker",
         "pyproject.toml",
         "scripts",
+        "tasks.py",
         "uv.lock",
     ]
+
+
+def test_help_of_a_task_is_the_tasks(index: FakeIndex, checkout: Path) -> None:
+    assert local(checkout, index, "evaluate", "--help").stdout.splitlines()[1:] == ["[evaluate]", "[--help]"]
+    assert local(checkout, index, "--help", "evaluate").stdout.splitlines()[1:] == ["[--help]", "[evaluate]"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [("evalute", "no task evalute; did you mean evaluate? The tasks: build, "), ("zzz", "no task zzz. The tasks: ")],
+)
+def test_a_task_that_isnt_there_is_told_before_anything_is_fetched(
+    typed: str, told: str, index: FakeIndex, checkout: Path
+) -> None:
+    answer = local(checkout, index, typed)
+    assert answer.returncode == 1
+    assert told in answer.stderr
+    assert answer.stderr.count(", clean") == 1
+    assert index.requests == []
