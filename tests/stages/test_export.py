@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.tiny import make_experiment
 
 from solotune import cli
 from solotune.artifacts.files import FileRecord, differing_files, record_files
-from solotune.artifacts.measured import Divergence
+from solotune.artifacts.measured import Artefact, Divergence
 from solotune.artifacts.run_dir import RunDir
 from solotune.config.schema import ExportConfig
 from solotune.errors import ArtifactError, ProofError, SolotuneError
@@ -355,6 +356,61 @@ def found(**more: float | None) -> Divergence:
         "greedy_agreement": 1.0,
     }
     return Divergence(**(values | more))
+
+
+def failed(loss: float, kind: str | None = None, **figures: Any) -> Artefact:
+    """An export that was measured and is too far."""
+    trained = tolerance.Trained(1.0, 3.0, 2.0)
+    bounds = BOUNDS if kind is None else tolerance.of_gguf(ExportConfig(), kind)
+    was = {"loss": loss, "difference": loss - 1.0, "adapter_loss": 1.0, "base_loss": 3.0, "base_kl": 2.0}
+    sentences = tolerance.failures(loss, trained, found(**figures), bounds)
+    assert sentences
+    return Artefact(None, {}, None, was, bounds, False, found(**figures), failed=sentences)
+
+
+def passes(artefact: Artefact, config: ExportConfig, kind: str | None = None) -> bool:
+    bounds = tolerance.of_merged(config) if kind is None else tolerance.of_gguf(config, kind)
+    assert artefact.divergence
+    return not tolerance.failures(
+        artefact.measured["loss"], tolerance.Trained(1.0, 3.0, 2.0), artefact.divergence, bounds
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "figures", "keys"),
+    [
+        (1.0819, {}, {"max_loss_difference"}),
+        (
+            0.9,
+            {"kl_mean": 0.0123, "greedy_agreement": 0.7999},
+            {"max_loss_difference", "max_kl", "min_greedy_agreement"},
+        ),
+        (1.0, {"kl_mean": 0.2}, {"max_kl"}),
+    ],
+)
+def test_what_helps_names_the_bounds_that_failed_and_values_that_pass(
+    loss: float, figures: dict[str, Any], keys: set[str]
+) -> None:
+    artefact = failed(loss, **figures)
+    given = dict(re.findall(r"--set export\.(\w+)=(\S+?)[` ]", tolerance.what_helps(artefact)))
+    assert set(given) == keys
+    assert passes(artefact, ExportConfig(**{key: float(value) for key, value in given.items()}))
+
+
+def test_what_helps_a_gguf_is_more_bits_and_a_factor_within_reach() -> None:
+    near = failed(1.03, "q8_0")
+    assert tolerance.what_helps(near, "q8_0").startswith(
+        "f16 has more bits; if you can live with it, `--set export.gguf"
+    )
+    factor = re.search(r"gguf_tolerance=(\S+)`", tolerance.what_helps(near, "q8_0"))
+    assert factor
+    assert passes(near, ExportConfig(gguf_tolerance=float(factor[1])), "q8_0")
+    assert tolerance.what_helps(failed(1.15, "q8_0"), "q8_0") == "f16 has more bits"
+    assert tolerance.what_helps(failed(1.5, "q4_k_m"), "q4_k_m") == "q8_0 and f16 have more bits"
+
+
+def test_no_bound_helps_where_the_adapter_is_lost() -> None:
+    assert tolerance.what_helps(failed(2.9, kl_mean=1.95)) == "no bound would help"
 
 
 def test_figures_within_the_tolerance_pass() -> None:

@@ -72,7 +72,7 @@ def export_gguf(facts: Facts, yardstick: Yardstick, scratch: Path, kind: str, me
         made_by = write_gguf(merged, file, kind, scratch)
         _refuse_other_weights(file, merged)
         measured = yardstick.measure_gguf(name, file, tolerance.of_gguf(facts.config.export, kind))
-        _refuse_beyond_tolerance(measured.artefact, kind)
+        _refuse_beyond_tolerance(yardstick, measured.artefact, kind)
         _refuse_other_prompts(file, yardstick)
         if measured.runs_past:
             past = safe(", ".join(measured.runs_past))
@@ -113,13 +113,14 @@ def _refuse_other_weights(file: Path, merged: Path) -> None:
         )
 
 
-def _refuse_beyond_tolerance(artefact: Artefact, kind: str) -> None:
-    if artefact.failed:
-        raise ProofError(
-            f"the GGUF of type {kind} isn't close enough to the adapter: {'; '.join(artefact.failed)}",
-            "It wasn't exported. Take a type with more bits (q8_0, f16), or widen the bounds, at most to twice: "
-            "`--set export.gguf_tolerance=2`",
-        )
+def _refuse_beyond_tolerance(yardstick: Yardstick, artefact: Artefact, kind: str) -> None:
+    if not artefact.failed:
+        return
+    raise ProofError(
+        f"the GGUF of type {kind} isn't close enough to the adapter on {yardstick.on_what}: "
+        f"{'; '.join(artefact.failed)}",
+        f"It wasn't exported: {tolerance.what_helps(artefact, kind)}",
+    )
 
 
 def _refuse_other_prompts(file: Path, yardstick: Yardstick) -> None:

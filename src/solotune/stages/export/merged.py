@@ -55,7 +55,7 @@ def export_merged(facts: Facts, yardstick: Yardstick, scratch: Path, wanted: str
     best = min(bases, key=lambda base: _distance(made[base].artefact))
     kept = wanted or best
     _show(yardstick, made, best)
-    _refuse_beyond_tolerance(made, kept)
+    _refuse_beyond_tolerance(yardstick, made, kept)
     found = {
         "merged" if base == kept else f"merged-{base}": msgspec.structs.replace(
             candidate.artefact, recommended=base == best
@@ -121,7 +121,7 @@ def _show(yardstick: Yardstick, made: dict[str, _Candidate], best: str) -> None:
         assert found is not None
         rows.append(
             [
-                f"merged, {kind} weights{' (recommended)' if kind == best and len(made) > 1 else ''}",
+                f"merged, {kind} weights{_word(candidate.artefact, is_best=kind == best and len(made) > 1)}",
                 f"{candidate.artefact.measured['loss']:.4f}",
                 _shown(found.kl_mean, ".2e"),
                 _shown(found.max_logit_difference, ".3f"),
@@ -133,17 +133,24 @@ def _show(yardstick: Yardstick, made: dict[str, _Candidate], best: str) -> None:
     table(head, rows, f"read back from disk, on {yardstick.examples} held-out rows beside the adapter")
 
 
+def _word(artefact: Artefact, *, is_best: bool) -> str:
+    if artefact.failed:
+        return " (too far)"
+    return " (recommended)" if is_best else ""
+
+
 def _shown(value: float | None, spec: str) -> str:
     return "no number" if value is None else format(value, spec)
 
 
-def _refuse_beyond_tolerance(made: dict[str, _Candidate], kept: str) -> None:
-    failed = made[kept].artefact.failed
-    if not failed:
+def _refuse_beyond_tolerance(yardstick: Yardstick, made: dict[str, _Candidate], kept: str) -> None:
+    artefact = made[kept].artefact
+    if not artefact.failed:
         return
-    passing = [kind for kind, candidate in made.items() if not candidate.artefact.failed]
-    fix = f"`--merge-base {passing[0]}` passes" if passing else "Serve the adapter"
+    fixes = [f"`--merge-base {kind}` passes" for kind, one in made.items() if not one.artefact.failed][:1]
+    fixes.append(tolerance.what_helps(artefact))
     raise ProofError(
-        f"the merge into the {kept} weights isn't close enough to the adapter: {'; '.join(failed)}",
-        f"It wasn't exported. {fix}; or set the bound that you can live with, e.g. `--set export.max_kl=0.1`",
+        f"the merge into the {kept} weights isn't close enough to the adapter on {yardstick.on_what}: "
+        f"{'; '.join(artefact.failed)}",
+        f"It wasn't exported: {'; '.join(fixes)}. The adapter is whole, and can be served",
     )

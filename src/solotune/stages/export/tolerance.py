@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from solotune.artifacts.measured import Divergence
+from solotune.artifacts.measured import Artefact, Divergence
 from solotune.config.schema import ExportConfig
 
 Tolerance = dict[str, float]
@@ -46,6 +48,8 @@ def of_gguf(export: ExportConfig, kind: str) -> Tolerance:
     }
 
 
+_LARGEST_FACTOR = 2.0
+"""That export.gguf_tolerance takes."""
 _AS_FAR_AS_THE_BASE = 0.9
 """Of the base's KL from the adapter. PEFT's merge on 4-bit weights, which erases a short run, was at 0.94."""
 
@@ -70,9 +74,7 @@ def failures(loss: float, trained: Trained, found: Divergence, tolerance: Tolera
     """
     failed = []
     base, adapter = trained.base_loss, trained.adapter_loss
-    # Not by the loss alone: where an adapter changes little, rounding moves the loss as much as the adapter did.
-    as_far = found.kl_mean is not None and found.kl_mean >= _AS_FAR_AS_THE_BASE * trained.base_kl
-    if abs(loss - base) < abs(loss - adapter) and as_far:
+    if _is_lost(loss, trained, found):
         failed.append(
             f"its loss is {loss:.4f}, nearer to the base's {base:.4f} than to the adapter's {adapter:.4f}, and its "
             f"KL from the adapter {found.kl_mean:.3g} as large as the base's {trained.base_kl:.3g}: "
@@ -88,3 +90,68 @@ def failures(loss: float, trained: Trained, found: Divergence, tolerance: Tolera
             f"(min_greedy_agreement {allowed:g})"
         )
     return failed
+
+
+def what_helps(artefact: Artefact, kind: str | None = None) -> str:
+    """What to do about an export that failed: other types, and overrides with which it would pass.
+
+    Args:
+        artefact: as it was measured.
+        kind: of a GGUF.
+    """
+    if kind is None or not kind.startswith("q"):
+        overrides = _that_would_pass(artefact)
+        return _lets_pass(overrides) if overrides else "no bound would help"
+    bits = int(kind[1])
+    more = "f16 has more bits" if bits == 8 else "q8_0 and f16 have more bits"
+    factor = _factor(artefact, bits)
+    if factor is None or factor > _LARGEST_FACTOR:
+        return more
+    return f"{more}; {_lets_pass([f'--set export.gguf_tolerance={_up(factor)}'])}"
+
+
+def _lets_pass(overrides: Sequence[str]) -> str:
+    return f"if you can live with it, `{' '.join(overrides)}` lets it pass"
+
+
+def _that_would_pass(artefact: Artefact) -> list[str]:
+    """Overrides of the config with which a merged model that failed would pass; none where the adapter is lost."""
+    found, was = artefact.divergence, artefact.measured
+    assert found is not None
+    trained = Trained(was["adapter_loss"], was["base_loss"], was["base_kl"])
+    if _is_lost(was["loss"], trained, found) or found.kl_mean is None:
+        return []
+    overrides = []
+    for key, value in (("max_loss_difference", abs(was["difference"])), ("max_kl", found.kl_mean)):
+        if value > artefact.tolerance[key]:
+            overrides.append(f"--set export.{key}={_up(value)}")
+    if found.greedy_agreement < artefact.tolerance["min_greedy_agreement"]:
+        overrides.append(f"--set export.min_greedy_agreement={math.floor(found.greedy_agreement * 100) / 100:g}")
+    return overrides
+
+
+def _factor(artefact: Artefact, bits: int) -> float | None:
+    """By how much the bounds of a type would have to be wider; None where no bound would do."""
+    found, was, own = artefact.divergence, artefact.measured, _BY_BITS[bits]
+    assert found is not None
+    trained = Trained(was["adapter_loss"], was["base_loss"], was["base_kl"])
+    if _is_lost(was["loss"], trained, found) or found.kl_mean is None:
+        return None
+    return max(
+        abs(was["difference"]) / own["max_loss_difference"],
+        found.kl_mean / own["max_kl"],
+        (1 - found.greedy_agreement) / (1 - own["min_greedy_agreement"]),
+    )
+
+
+def _is_lost(loss: float, trained: Trained, found: Divergence) -> bool:
+    """Whether a model behaves like the base, as if never trained."""
+    # Not by the loss alone: where an adapter changes little, rounding moves the loss as much as the adapter did.
+    as_far = found.kl_mean is not None and found.kl_mean >= _AS_FAR_AS_THE_BASE * trained.base_kl
+    return abs(loss - trained.base_loss) < abs(loss - trained.adapter_loss) and as_far
+
+
+def _up(value: float) -> str:
+    """With two digits, and no less than it is."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / step) * step:.6g}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from solotune.artifacts.measured import Artefact, Divergence
-from solotune.console import Progress
+from solotune.console import Progress, counted
 from solotune.dataset.contract import Message
 from solotune.harness.divergence import Remembered, diverge, remember, score_and_diverge
 from solotune.harness.held_out import HeldOut
@@ -99,6 +99,12 @@ class Yardstick:
         while found := next((token for token in tokens if token in content), None):
             content = content.replace(found, "")  # what was around it may become another one
         return content.strip() or "x"
+
+    @property
+    def on_what(self) -> str:
+        """The rows, for messages: three of them prove less than eighty."""
+        tokens = sum(score.tokens for score in self.remembered.scores)
+        return f"{counted(self.examples, 'held-out row')} ({counted(tokens, 'token')})"
 
     def measure_merged(self, name: str, folder: Path, tolerance: Tolerance) -> Artefact:
         """Holds a merged model against the adapter, loaded without quantisation, as whoever serves it will."""
