@@ -11,7 +11,7 @@ from solotune.artifacts.splits_dir import SplitsDir
 from solotune.chains.process import run_stage
 from solotune.config.schema import RunConfig
 from solotune.console import duration, say, table
-from solotune.errors import DataError
+from solotune.errors import DataError, Interrupted
 
 RUNS = Path("runs")
 
@@ -33,13 +33,35 @@ def run(config: RunConfig, arguments: Sequence[str]) -> RunDir:
         ["evaluate", "--run", run_id],
         ["export", "--run", run_id, "--merge"],
     ):
-        run_stage(command, _afterwards(command[0], run_id))
+        _run_stage(command, run_id)
         if command[0] == "prepare":
             _refuse_without_held_out_rows(config)
         say()
     run_dir = RunDir(RUNS / run_id)
     _print_summary(run_dir, time.monotonic() - start)
     return run_dir
+
+
+def _run_stage(command: Sequence[str], run_id: str) -> None:
+    """A stage; where it is stopped, what is left of the run is said behind its own last line."""
+    try:
+        run_stage(command, _afterwards(command[0], run_id))
+    except Interrupted as stop:
+        left = " then ".join(f"`{words}`" for words in _left(RunDir(RUNS / run_id)))
+        told = [str(stop), f"what is left of it: {left}" if left else ""]
+        raise Interrupted("\n".join(filter(None, told)), stop.exit_code) from None
+
+
+def _left(run_dir: RunDir) -> list[str]:
+    """Commands for the rest of a run that has begun; the pipeline itself would begin another."""
+    if not run_dir.path.is_dir():
+        return []
+    commands = {
+        f"invoke train --resume {run_dir.run_id}": run_dir.manifest().outcome is None,
+        f"invoke evaluate --run {run_dir.run_id}": run_dir.report() is None,
+        f"invoke export --run {run_dir.run_id} --merge": run_dir.exported() is None,
+    }
+    return [command for command, is_left in commands.items() if is_left]
 
 
 def _refuse_without_held_out_rows(config: RunConfig) -> None:
