@@ -167,7 +167,9 @@ def test_what_was_exported_is_measured_beside_and_held_against_the_adapter(
     assert "model.safetensors" in report.artefact_files["merged"]
     assert all(set(one.artefacts) == {"merged"} for one in predictions(run_dir.predictions))
     said = capsys.readouterr().out
-    assert "to be measured: base and adapter on cpu; merged on cpu; `--no-exports` leaves out all but the first" in said
+    assert (
+        "to be measured: base and adapter on cpu; merged on cpu; `--no-exports` measures base and adapter alone" in said
+    )
     assert "merged beside adapter: " in said
     assert said.split("exports beside base and adapter, 12 rows of test\n")[1].split()[:3] == [
         "base",
@@ -325,7 +327,9 @@ def test_a_loss_that_is_no_number_is_one_line_and_no_report(
     assert not RunDir(finished_run).eval_report.exists()
 
 
-def test_a_stop_leaves_the_old_report_and_its_answers(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_leaves_the_old_report_and_its_answers(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluated(finished_run)
     run_dir = RunDir(finished_run)
     before = [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)]
@@ -336,6 +340,7 @@ def test_a_stop_leaves_the_old_report_and_its_answers(finished_run: Path, monkey
     monkeypatch.setattr("solotune.stages.evaluate.written.summarise", stopped)
     assert cli.main(["evaluate", "--run", "latest"]) == 130
     assert [path.read_bytes() for path in (run_dir.eval_report, run_dir.predictions)] == before
+    assert f"interrupted; {run_dir.eval_report} stands as it was; the same command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["of the answers", "of the report"])

@@ -112,7 +112,7 @@ def _announce(run_dir: RunDir, config: RunConfig, held_out: HeldOut, to_come: Ma
         parts.append(
             f"{safe(name, 60)} {where}" + (f", {len(one.rows):,} of the rows" if len(one.rows) < len(held_out) else "")
         )
-    left_out = "; `--no-exports` leaves out all but the first" if to_come else ""
+    left_out = "; `--no-exports` measures base and adapter alone" if to_come else ""
     say(f"to be measured: {'; '.join(parts)}{left_out}")
 
 
@@ -143,14 +143,21 @@ def _report_stands(writer: Writer, to_come: Collection[str]) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt, Interrupted) as end:
         if writer.standing is None:
+            if isinstance(end, KeyboardInterrupt | Interrupted) and writer.paths[0].is_file():
+                told = f"{writer.paths[0]} stands as it was; the same command measures all again"
+                raise _with(told, end) from None
             raise
         told = _what_stands(writer.standing, writer.is_suite_missing, to_come)
-        if isinstance(end, KeyboardInterrupt):
-            raise Interrupted(f"interrupted; {told}") from None
-        if isinstance(end, Interrupted):
-            raise Interrupted(f"stopped; {told}", end.exit_code) from None
+        if isinstance(end, KeyboardInterrupt | Interrupted):
+            raise _with(told, end) from None
         complain(told)
         raise
+
+
+def _with(told: str, stop: KeyboardInterrupt | Interrupted) -> Interrupted:
+    if isinstance(stop, Interrupted):
+        return Interrupted(f"stopped; {told}", stop.exit_code)
+    return Interrupted(f"interrupted; {told}")
 
 
 def _what_stands(report: EvalReport, is_suite_missing: bool, to_come: Collection[str]) -> str:
