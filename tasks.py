@@ -102,7 +102,7 @@ def train(c: Context, set: list[str], config: str = "", resume: str = "") -> Non
         "run": "run id, a unique prefix, or latest",
         "split": "instead of the config's",
         "suite": "did it forget? Also tasks of lm-evaluation-harness: TASK,TASK, or those of the config",
-        "exports": "--no-exports leaves out what was exported",
+        "exports": "--no-exports measures base and adapter alone",
         "set": "overrides what the run's config says of evaluation, e.g. evaluation.max_examples=50",
     },
     optional=["suite"],

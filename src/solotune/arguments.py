@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from solotune import __version__
+
+GGUF_TYPES = (
+    *("f32", "f16", "bf16", "q8_0"),
+    *("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"),
+)
+"""Those of `solotune.modeling.gguf_export`, which a typo shouldn't have to load."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +78,7 @@ def _add_measuring_and_shipping(commands: _Commands) -> None:
         metavar="TASK,…",
         help="did it forget? Also tasks of lm-evaluation-harness; without a name those of evaluation.suite",
     )
-    evaluate.add_argument("--no-exports", action="store_true", help="leave out what was exported")
+    evaluate.add_argument("--no-exports", action="store_true", help="measure base and adapter alone")
     _add_overrides(evaluate, "evaluation", "overrides what the run's config says of evaluation")
     export = commands.add_for_run("export", "what people serve, with proof that it behaves like the adapter")
     export.add_argument("--merge", action="store_true", help="also merge the adapter into the base model")
@@ -87,6 +94,7 @@ def _add_measuring_and_shipping(commands: _Commands) -> None:
         const="q8_0",
         action="append",
         default=[],
+        type=_gguf_types,
         metavar="TYPE,…",
         help="also make GGUF files of the merged model: q8_0, f16, q4_k_m, …",
     )
@@ -129,6 +137,15 @@ def _add_overrides(command: argparse.ArgumentParser, section: str, help_: str) -
 
     metavar = f"{section}.KEY=VALUE"
     command.add_argument("--set", metavar=metavar, action="append", default=[], type=of_section, help=help_)
+
+
+def _gguf_types(text: str) -> str:
+    for kind in (part.strip().lower() for part in text.split(",")):
+        if kind not in GGUF_TYPES:
+            near = get_close_matches(kind, GGUF_TYPES, 1)
+            meant = f"; did you mean {near[0]}?" if near else "."
+            raise argparse.ArgumentTypeError(f"no GGUF type {kind!r}{meant} There are {', '.join(GGUF_TYPES)}")
+    return text
 
 
 def _whole_number(least: int) -> Callable[[str], int]:
