@@ -437,6 +437,8 @@ def test_a_missing_file_names_the_nearest_beside_it() -> None:
         "configs/sft_lorra.yaml: no such file; did you mean configs/sft_lora.yaml?"
     ]
     assert problems(Path("configs/sft_lora")) == ["configs/sft_lora: no such file; did you mean configs/sft_lora.yaml?"]
+    write("configs/mine.yaml", MINIMAL)
+    assert problems(Path("configs/nosuch.yaml")) == ["configs/nosuch.yaml: no such file"]
     assert problems(Path("nowhere/x.yaml")) == ["nowhere/x.yaml: no such file"]
     assert problems(Path("configs")) == ["configs: a folder, not a YAML file"]
     assert problems(Path("a\0b.yaml")) == ["a\\x00b.yaml: can't be read: embedded null byte"]

@@ -82,3 +82,7 @@ def test_the_command_prints_place_counts_and_tokens(small_experiment: Path, caps
     err = capsys.readouterr().err
     assert "has the id row-333\\x1b" in err
     assert "The nearest: row-3" in err
+    assert cli.main(["prepare", "--config", "small.yaml", "--show", "nope"]) == 2
+    err = capsys.readouterr().err
+    assert "nearest" not in err
+    assert "train.jsonl has its id. Rows that were left out are in " in err

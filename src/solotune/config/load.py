@@ -161,9 +161,10 @@ def _merged(below: _Keys, above: _Keys) -> _Keys:
 
 def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        beside = [other.name for other in path.parent.glob("*.y*ml")]
-        near = get_close_matches(path.name, beside, 1) or get_close_matches(f"{path.name}.yaml", beside, 1)
-        return "no such file" + (f"; did you mean {_shown(path.parent / near[0])}?" if near else "")
+        beside = {other.stem: other for other in path.parent.glob("*.y*ml")}
+        # Without the ending, which makes any two short names alike.
+        near = get_close_matches(path.name.removesuffix(".yaml").removesuffix(".yml"), beside, 1)
+        return "no such file" + (f"; did you mean {_shown(beside[near[0]])}?" if near else "")
     if isinstance(error, IsADirectoryError):
         return "a folder, not a YAML file"
     return f"can't be read: {error.strerror if isinstance(error, OSError) else error}"

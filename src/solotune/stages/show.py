@@ -120,6 +120,10 @@ def _columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 
+_NEAR = 70.0
+"""rapidfuzz's WRatio, of 100, from which an id may have been meant."""
+
+
 def _find(splits: SplitsDir, row_id: str) -> tuple[Split, int, Row]:
     ids: list[str] = []
     for split in SPLITS:
@@ -127,10 +131,11 @@ def _find(splits: SplitsDir, row_id: str) -> tuple[Split, int, Row]:
             if row.id == row_id:
                 return split, line, row
             ids.append(row.id)
-    nearest = [safe(found, 60) for found, _, _ in process.extract(row_id, ids, limit=3)]
+    nearest = [safe(found, 60) for found, _, _ in process.extract(row_id, ids, limit=3, score_cutoff=_NEAR)]
     raise DataError(
         f"no row of {splits.path} has the id {safe(row_id, 60)}",
-        f"The nearest: {', '.join(nearest)}. Rows that were left out are in {splits.quarantine}",
+        (f"The nearest: {', '.join(nearest)}. " if nearest else f"Each line of {splits.split('train')} has its id. ")
+        + f"Rows that were left out are in {splits.quarantine}",
     )
 
 
