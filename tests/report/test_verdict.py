@@ -6,6 +6,7 @@ import pytest
 from tests.report.demo import compared
 
 from solotune.artifacts.measured import Comparison, EvalReport, MetricSummary, ModelScore
+from solotune.report.caveats import too_few
 from solotune.report.verdict import HEADLINES, overall, signed, word
 
 
@@ -73,3 +74,15 @@ def test_a_sign_where_there_is_one(value: float, digits: int, text: str) -> None
 
 def test_the_demos_own_comparison_is_one() -> None:
     assert compared([0.1, 0.2, 0.15], lower_is_better=True).verdict == "worse"
+
+
+def test_where_too_few_rows_differ_that_is_the_reason() -> None:
+    few = Comparison(-4.6544, (-5.5, 0.0), "cannot tell", 3, 3, 0)
+    assert overall(report(loss=few)).loss == (
+        "On 120 held-out rows of test the adapter's loss differs by −4.6544 nats a token, on 3 rows: "
+        "a verdict takes 6 that differ."
+    )
+    assert too_few(report(loss=few, a=Comparison(0.0, (-0.1, 0.1), "cannot tell", 3, 0, 0))) == (
+        "Fewer than 6 rows differ, which tells nothing, in loss (3), a (0)."
+    )
+    assert not too_few(report(loss=Comparison(-0.1, (-0.2, -0.05), "better", 20, 12, 8)))

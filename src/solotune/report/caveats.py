@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from solotune.artifacts.measured import Answered, EvalReport
+from solotune.comparison import ROWS_FOR_A_VERDICT
 
 BOTH = ("base", "adapter")
 MANY_CUT = 0.03
@@ -26,6 +27,13 @@ def noise(report: EvalReport) -> str:
     by = f"intervals are wider by {', '.join(wider)} on each side" if wider else "no interval is wider"
     rest = "" if len(known) == len(report.comparison) else " Of the metrics nobody looked."
     return f"How far two trainings of this config lie apart, from {report.noise_from}: {by}.{rest}"
+
+
+def too_few(report: EvalReport) -> str:
+    """In which measures too few rows differ for any verdict; empty: in none."""
+    differing = {name: one.rows_better + one.rows_worse for name, one in report.comparison.items() if one.n}
+    few = [f"{name} ({count:,})" for name, count in differing.items() if count < ROWS_FOR_A_VERDICT]
+    return f"Fewer than {ROWS_FOR_A_VERDICT} rows differ, which tells nothing, in {', '.join(few)}." if few else ""
 
 
 def endings(report: EvalReport, names: Collection[str] | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from solotune.comparison import RESAMPLES, ROWS_FOR_A_VERDICT
 from solotune.console import counted, duration
 from solotune.dataset.report.histogram import Histogram, histograms
 from solotune.report.answers import answers
-from solotune.report.caveats import endings, noise
+from solotune.report.caveats import endings, noise, too_few
 from solotune.report.curves import Curves, curves
 from solotune.report.exported import exported_models
 from solotune.report.findings import facts, findings, headline, lead, problems
@@ -63,7 +63,7 @@ def run_page(run_dir: RunDir) -> str:
         measured=blocks(report) if report else [],
         resamples=RESAMPLES,
         rows_for_a_verdict=ROWS_FOR_A_VERDICT,
-        caveats=[text for text in (noise(report), *endings(report)) if text] if report else [],
+        caveats=[text for text in (too_few(report), noise(report), *endings(report)) if text] if report else [],
         other_splits=run.other_splits,
         by_tag=blocks_by_tag(report) if report else [],
         positions=_counts(report.adapter.by_position) if report and positions else "",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from solotune.artifacts.measured import Comparison, EvalReport
+from solotune.comparison import ROWS_FOR_A_VERDICT
 from solotune.console import counted
 
 HEADLINES = {
@@ -53,6 +54,10 @@ def _loss(report: EvalReport) -> str:
     if one is None:
         return f"{on} the adapter's loss is {report.adapter.loss:.4f} nats a token."
     low, high = one.ci95
+    differ = one.rows_better + one.rows_worse
+    if one.n and differ < ROWS_FOR_A_VERDICT:
+        by = f"{signed(one.difference, 4)} nats a token, on {counted(differ, 'row')}"
+        return f"{on} the adapter's loss differs by {by}: a verdict takes {ROWS_FOR_A_VERDICT} that differ."
     if one.verdict == "cannot tell":
         return (
             f"{on} the adapter's loss differs by {signed(one.difference, 4)} nats a token, and the 95 % interval, "

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from solotune.artifacts.measured import Comparison, EvalReport
 from solotune.console import counted, safe, say, table, warn
-from solotune.report.caveats import BOTH, MANY_CUT, endings, noise, often_cut
+from solotune.report.caveats import BOTH, MANY_CUT, endings, noise, often_cut, too_few
 from solotune.report.models import ModelsTable, models
 
 _VERDICTS = ("better", "worse", "cannot tell")
@@ -22,6 +22,8 @@ def print_report(report: EvalReport) -> None:
     say(f"adapter beside base: {_in_words(report.comparison)}")
     for line in [*_by_tag(report), *_worse_rows(report)]:
         say(line)
+    if few := too_few(report):
+        say(safe(few, 600))
     unknown = f"how far two trainings of this run lie apart isn't known: `invoke reproduce --run {report.run_id}` looks"
     say(safe(noise(report), 600) or unknown)
     _print_endings(report, BOTH)

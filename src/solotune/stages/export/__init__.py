@@ -84,7 +84,7 @@ def _refuse_what_is_there(run_dir: RunDir, before: ExportRecord | None, merge: b
     if twice:
         raise ArtifactError(
             f"{run_dir.export} holds {', '.join(twice)} already",
-            f"Leave that out to add to it, or delete all of it to export again: `rm -r {run_dir.export}`",
+            f"Ask for what isn't there to add to it, or delete all of it to export again: `rm -r {run_dir.export}`",
         )
     if types and not merge and "merged" not in there:
         raise ArtifactError("a GGUF is made of the merged model, and there is none", "Add `--merge`")
