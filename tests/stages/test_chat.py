@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -24,7 +25,7 @@ from solotune.artifacts.run_dir import RunDir
 from solotune.config.load import load
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder
-from solotune.modeling.chatting import Answer
+from solotune.modeling.chatting import Answer, Side
 from solotune.modeling.generate import generate
 from solotune.modeling.lora import load_adapter
 from solotune.stages.chat.screen import Plain, Terminal, harmless
@@ -100,6 +101,37 @@ def test_another_base_model_than_the_one_trained_on_is_refused(
     run_dir.write_manifest(manifest)
     assert talk(monkeypatch, "hi") == 2
     assert "isn't the one that run" in capsys.readouterr().err
+
+
+def test_a_script_sees_an_answer_grow(capsys: pytest.CaptureFixture[str]) -> None:
+    base, adapter = Answer(), Answer()
+    seen = []
+
+    def answers() -> Iterator[dict[Side, Answer]]:
+        for text, other, ended in (
+            ("", "x", ""),
+            ("To", "x y", ""),
+            ("To ", "x y", ""),
+            ("To\n\nkyo", "x y z", "stop"),
+        ):
+            base.text, adapter.text, base.ended = text, other, ended  # type: ignore[assignment]
+            yield {"base": base, "adapter": adapter}
+            seen.append(capsys.readouterr().out)
+        adapter.text, adapter.ended = "x y z \n", "max_new_tokens"
+        yield {"base": base, "adapter": adapter}
+        seen.append(capsys.readouterr().out)
+
+    Plain().show(answers())
+    cut = " \n  \n  (cut here: --max-new-tokens)\n"
+    assert seen == ["base\n  ", "To", "", "\n  \n  kyo\nadapter\n  x y z", cut]
+
+
+def test_a_piped_question_without_an_end_of_line_is_answered_and_ends_the_chat(finished_run: Path) -> None:
+    command = [sys.executable, "-P", "-m", "solotune", "chat", "--run", "latest", "--max-new-tokens", "3"]
+    done = subprocess.run(command, input="light in the hall\nand off", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nadapter\n") == 2
+    assert "\n> and off\nbase\n" in done.stdout
 
 
 def test_control_characters_are_shown_and_not_obeyed(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -76,13 +75,40 @@ class Plain:
             yield line
 
     def show(self, answers: Iterator[Answers]) -> None:
-        (last,) = deque(answers, maxlen=1)
-        for side, answer in last.items():
-            body = "\n".join(filter(None, [harmless(answer.text), _ENDINGS[answer.ended]]))
-            print("\n".join([side, *(f"  {line}" for line in body.split("\n"))]), flush=True)
+        """One below the other, each as it grows: the second begins with what it has when the first has ended."""
+        printed: dict[Side, str] = {}
+        ended: set[Side] = set()
+        try:
+            for now in answers:
+                for side, answer in now.items():
+                    if side not in ended:
+                        printed[side] = _print_more(side, answer, printed.get(side))
+                    if not answer.ended:
+                        break
+                    if side not in ended:
+                        print(flush=True)
+                        ended.add(side)
+        finally:
+            if printed.keys() - ended:
+                print(flush=True)
 
     def tell(self, text: str) -> None:
         say(harmless(text))
+
+
+def _print_more(side: Side, answer: Answer, before: str | None) -> str:
+    """Prints what came to an answer, its name first; returns all of it that is printed."""
+    text = answer.text if answer.ended else answer.text.rstrip()  # what ends an answer may take blanks with it
+    note = _ENDINGS[answer.ended] if answer.ended else ""
+    body = "  " + "\n  ".join("\n".join(filter(None, [harmless(text), note])).split("\n"))
+    if before is None:
+        print(side)
+        before = ""
+    elif not body.startswith(before):
+        print()
+        before = ""
+    print(body[len(before) :], end="", flush=True)
+    return body
 
 
 class Terminal:
