@@ -82,6 +82,8 @@ def test_a_task_that_there_isnt_is_told_before_a_model_is_loaded(tasks: Path) ->
     assert prepare(settings, ["own_choice"]).tasks == ("own_choice",)
     with pytest.raises(ConfigError, match="no task 'own_chioce'; did you mean own_choice"):
         prepare(settings, ["own_chioce"])
+    with pytest.raises(ConfigError, match=r"no task 'zzzzzzzz'\. A task of your own is found in .*include_path=FOLDER"):
+        prepare(None, ["zzzzzzzz"])
 
 
 def test_data_that_isnt_here_is_one_line(finished_run: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,8 +77,11 @@ def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
     unknown = [task for task in wanted if task not in manager.all_tasks]
     if unknown:
         near = get_close_matches(unknown[0], manager.all_tasks, 3)
-        meant = f"; did you mean {', '.join(safe(task, 60) for task in near)}?" if near else ""
-        raise ConfigError([f"evaluation.suite: lm-evaluation-harness has no task {unknown[0]!r}{meant}"])
+        meant = f"; did you mean {', '.join(safe(task, 60) for task in near)}?" if near else "."
+        where = settings.include_path or "a folder of its YAML files, `--set evaluation.suite.include_path=FOLDER`"
+        raise ConfigError(
+            [f"--suite: lm-evaluation-harness has no task {unknown[0]!r}{meant} A task of your own is found in {where}"]
+        )
     return Asked(wanted, settings, manager)
 
 
