@@ -51,6 +51,22 @@ def straight(ready: Checkout) -> Path:
     return newest_run(ready)
 
 
+def test_a_gguf_is_made_and_measured_in_the_image(straight: Path, ready: Checkout) -> None:
+    """llama.cpp's converter, quantiser, runtime and server are in it, and find the libraries that they load.
+
+    How close the models are is for other tests: after twelve steps the likeliest token often hangs on rounding.
+    """
+    wide = {"max_loss_difference": 1, "max_kl": 1, "min_greedy_agreement": 0.5, "gguf_tolerance": 2}
+    bounds = [word for key, value in wide.items() for word in ("--set", f"export.{key}={value}")]
+    few = ("--set", "export.proof_examples=16")
+    done = ready.invoke("export", "--run", straight.name, "--merge", "--gguf", "q8_0,q4_k_m", *few, *bounds)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    artefacts = json.loads((straight / "export" / "export.json").read_text())["artefacts"]
+    for kind in ("q8_0", "q4_k_m"):
+        assert artefacts[f"gguf-{kind}"]["passed"]
+        assert (straight / "export" / "gguf" / kind / "Modelfile").stat().st_uid == ready.user.uid
+
+
 def test_the_manifest_knows_image_and_code(straight: Path, ready: Checkout) -> None:
     machine = json.loads((straight / "manifest.json").read_text())["environment"]
     assert machine["image"]["id"] == docker("image", "inspect", "--format", "{{.Id}}", IMAGE).stdout.strip()
