@@ -6,8 +6,10 @@ import pytest
 import torch
 from tests.helpers import make_config
 
+from solotune.artifacts.files import write_text
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir
+from solotune.config.load import resolved_yaml
 from solotune.config.schema import RunConfig
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import IGNORE, Encoded
@@ -28,6 +30,7 @@ def rows() -> list[Encoded]:
 def trained(tiny_model: Path, folder: Path, config: RunConfig, layout: Layout | None = None) -> AdapterTrainer:
     base = ModelDir(tiny_model)
     run = RunDir(folder)
+    write_text(run.config, resolved_yaml(config))
     folder.mkdir()
     layout = layout or plain(config)
     model = load_base_model(base, config)

@@ -89,7 +89,6 @@ class AdapterTrainer(trl.SFTTrainer):
         )
         self.rows, self.sequences = train_rows, sequences
         self.train_dataset = sequences
-        self.origin = Origin(sha256_file(run.config), sequences.order_sha256)
         keep_float32(self.model)
         # On a processor there is nothing to launch, and compiling would ask for a compiler.
         compiled = config.device == "cuda"
@@ -221,7 +220,8 @@ class AdapterTrainer(trl.SFTTrainer):
             )
             if self.run.metrics.exists():
                 fsync_file(self.run.metrics)  # the log is no shorter than the checkpoint, whatever happens next
-            with self.checkpoints.saving(step, self.origin) as folder:
+            origin = Origin(sha256_file(self.run.config), self.sequences.order_sha256)
+            with self.checkpoints.saving(step, origin) as folder:
                 save_adapter(self.model, folder, self.config.model)
                 save_state(self.optimizer, self.lr_scheduler, folder)
                 self.state.save_to_json(str(folder / TRAINER_STATE))
