@@ -30,8 +30,8 @@ def rows() -> list[Encoded]:
 def trained(tiny_model: Path, folder: Path, config: RunConfig, layout: Layout | None = None) -> AdapterTrainer:
     base = ModelDir(tiny_model)
     run = RunDir(folder)
-    write_text(run.config, resolved_yaml(config))
     folder.mkdir()
+    write_text(run.config, resolved_yaml(config))
     layout = layout or plain(config)
     model = load_base_model(base, config)
     trainer = AdapterTrainer(model, base, config, run, rows(), rows()[:2], pad_id=0, layout=layout)
