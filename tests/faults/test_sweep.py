@@ -17,12 +17,12 @@ def test_no_fault_at_any_write_loses_anything() -> None:
     if shutil.which("strace") is None:
         pytest.skip("no strace")
     # In a process of its own: it forks, which a process whose threads have computed can't.
-    # Every fifth case of each kind; all of them take an hour.
+    # Every sixth case of each kind; all of them take more than an hour.
     command = [
         sys.executable,
         str(Path(__file__).parent / "sweep.py"),
         "--every",
-        os.environ.get("SOLOTUNE_EVERY", "5"),
+        os.environ.get("SOLOTUNE_EVERY", "6"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "strace can't attach here" in done.stderr:
@@ -30,4 +30,4 @@ def test_no_fault_at_any_write_loses_anything() -> None:
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     cases = int(done.stdout.splitlines()[-1].split()[0])
-    assert cases >= 500
+    assert cases >= 400
