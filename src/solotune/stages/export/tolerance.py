@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from solotune.artifacts.measured import Artefact, Divergence
 from solotune.config.schema import ExportConfig
@@ -116,10 +117,8 @@ def _lets_pass(overrides: Sequence[str]) -> str:
 
 def _that_would_pass(artefact: Artefact) -> list[str]:
     """Overrides of the config with which a merged model that failed would pass; none where the adapter is lost."""
-    found, was = artefact.divergence, artefact.measured
-    assert found is not None
-    trained = Trained(was["adapter_loss"], was["base_loss"], was["base_kl"])
-    if _is_lost(was["loss"], trained, found) or found.kl_mean is None:
+    found, was = _as_measured(artefact), artefact.measured
+    if found is None:
         return []
     overrides = []
     for key, value in (("max_loss_difference", abs(was["difference"])), ("max_kl", found.kl_mean)):
@@ -132,16 +131,29 @@ def _that_would_pass(artefact: Artefact) -> list[str]:
 
 def _factor(artefact: Artefact, bits: int) -> float | None:
     """By how much the bounds of a type would have to be wider; None where no bound would do."""
-    found, was, own = artefact.divergence, artefact.measured, _BY_BITS[bits]
-    assert found is not None
-    trained = Trained(was["adapter_loss"], was["base_loss"], was["base_kl"])
-    if _is_lost(was["loss"], trained, found) or found.kl_mean is None:
+    found, was, own = _as_measured(artefact), artefact.measured, _BY_BITS[bits]
+    if found is None:
         return None
     return max(
         abs(was["difference"]) / own["max_loss_difference"],
         found.kl_mean / own["max_kl"],
         (1 - found.greedy_agreement) / (1 - own["min_greedy_agreement"]),
     )
+
+
+class _Found(NamedTuple):
+    kl_mean: float
+    greedy_agreement: float
+
+
+def _as_measured(artefact: Artefact) -> _Found | None:
+    """What a wider bound would have to reach; None where none would do: no number, or the adapter is lost."""
+    found, was = artefact.divergence, artefact.measured
+    assert found is not None
+    trained = Trained(was["adapter_loss"], was["base_loss"], was["base_kl"])
+    if found.kl_mean is None or _is_lost(was["loss"], trained, found):
+        return None
+    return _Found(found.kl_mean, found.greedy_agreement)
 
 
 def _is_lost(loss: float, trained: Trained, found: Divergence) -> bool:
