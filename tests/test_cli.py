@@ -155,8 +155,8 @@ def test_the_evaluate_script_doesnt_stand_in_for_the_evaluate_package(tmp_path: 
 
 
 def test_a_gguf_type_that_there_isnt_is_told_before_torch_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    from solotune.arguments import GGUF_TYPES
-    from solotune.stages.export.gguf import TYPES
+    from solotune.arguments import TYPES as GGUF_TYPES
+    from solotune.config.gguf_types import TYPES
 
     assert GGUF_TYPES == TYPES
     for typed, told in {"q8_0,q4_km": "no GGUF type 'q4_km'; did you mean q4_k_m?", "x": "'x'. There are f32"}.items():

@@ -7,12 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from solotune import __version__
-
-GGUF_TYPES = (
-    *("f32", "f16", "bf16", "q8_0"),
-    *("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"),
-)
-"""Those of `solotune.modeling.gguf_export`, which a typo shouldn't have to load."""
+from solotune.config.gguf_types import TYPES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,10 +136,10 @@ def _add_overrides(command: argparse.ArgumentParser, section: str, help_: str) -
 
 def _gguf_types(text: str) -> str:
     for kind in (part.strip().lower() for part in text.split(",")):
-        if kind not in GGUF_TYPES:
-            near = get_close_matches(kind, GGUF_TYPES, 1)
+        if kind not in TYPES:
+            near = get_close_matches(kind, TYPES, 1)
             meant = f"; did you mean {near[0]}?" if near else "."
-            raise argparse.ArgumentTypeError(f"no GGUF type {kind!r}{meant} There are {', '.join(GGUF_TYPES)}")
+            raise argparse.ArgumentTypeError(f"no GGUF type {kind!r}{meant} There are {', '.join(TYPES)}")
     return text
 
 

@@ -17,6 +17,7 @@ from solotune import cli
 from solotune.artifacts.files import FileRecord, differing_files, record_files
 from solotune.artifacts.measured import Artefact, Divergence
 from solotune.artifacts.run_dir import RunDir
+from solotune.config.gguf_types import TYPES
 from solotune.config.schema import ExportConfig
 from solotune.errors import ArtifactError, ProofError, SolotuneError
 from solotune.modeling import gguf_export
@@ -26,7 +27,7 @@ from solotune.modeling.merge import write_merged
 from solotune.stages import export
 from solotune.stages.export import merged as merged_stage
 from solotune.stages.export import tolerance
-from solotune.stages.export.gguf import TYPES, parse
+from solotune.stages.export.gguf import parse
 
 RUN = "20260101-000000-small-aaaaaa"
 LORA = "20260101-000001-small-bbbbbb"

@@ -17,16 +17,12 @@ import gguf
 
 from solotune.artifacts.files import atomic_file
 from solotune.artifacts.model_dir import ModelDir
+from solotune.config.gguf_types import CONVERTED, QUANTISED
 from solotune.console import safe
 from solotune.errors import MachineError, ModelError, ProofError
 from solotune.modeling import llama_programs
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.llama_cpp import INSTALL
-
-CONVERTED = ("f32", "f16", "bf16", "q8_0")
-"""Types that the converter writes."""
-QUANTISED = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
-"""Types that the quantiser makes of a converted file."""
 
 
 def convert(merged: Path, out: Path, outtype: str, *, name: str | None = None) -> str:

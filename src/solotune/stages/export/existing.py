@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from solotune.artifacts.files import discard, remove_staged
 from solotune.artifacts.measured import ExportRecord, damage_of
 from solotune.artifacts.run_dir import RunDir
+from solotune.config.gguf_types import TYPES
 from solotune.errors import ArtifactError
-from solotune.stages.export.gguf import TYPES
 
 
 def open_export(run_dir: RunDir) -> ExportRecord | None:

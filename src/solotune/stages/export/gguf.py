@@ -10,6 +10,7 @@ import msgspec
 from solotune.artifacts.files import atomic_folder, record_files
 from solotune.artifacts.measured import Artefact
 from solotune.artifacts.model_dir import ModelDir
+from solotune.config.gguf_types import CONVERTED, QUANTISED, TYPES
 from solotune.console import Progress, safe, say, warn
 from solotune.errors import ProofError, SolotuneError
 from solotune.modeling import gguf_export
@@ -20,8 +21,6 @@ from solotune.modeling.ollama import modelfile
 from solotune.stages.export import tolerance
 from solotune.stages.export.model_card import Facts, gguf_card
 from solotune.stages.export.yardstick import Yardstick
-
-TYPES = (*gguf_export.CONVERTED, *gguf_export.QUANTISED)
 
 
 def parse(asked: Sequence[str]) -> tuple[str, ...]:
@@ -36,7 +35,7 @@ def parse(asked: Sequence[str]) -> tuple[str, ...]:
 def share_of_merged(types: Sequence[str], merge_dtype: str) -> float:
     """How large files of these types become, beside the merged model; with what some are made of on the way."""
     of_16_bits = sum(_OF_16_BITS.get(kind) or (int(kind[1]) + 1) / 16 for kind in types)
-    made_of = 1.0 if any(kind in gguf_export.QUANTISED for kind in types) else 0.0  # bf16, once for all of them
+    made_of = 1.0 if any(kind in QUANTISED for kind in types) else 0.0  # bf16, once for all of them
     return (of_16_bits + made_of) / (2 if merge_dtype == "float32" else 1)
 
 
@@ -46,7 +45,7 @@ _OF_16_BITS = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 0.54}
 def refuse_impossible(facts: Facts, types: Sequence[str]) -> None:
     """Raises before anything long is done where llama.cpp's tools are missing or don't know the model."""
     for kind in types:
-        if kind in gguf_export.QUANTISED:
+        if kind in QUANTISED:
             gguf_export.refuse_unquantisable(kind)
     if types:
         gguf_export.refuse_unconvertible(facts.base.path)
@@ -94,7 +93,7 @@ def export_gguf(facts: Facts, yardstick: Yardstick, scratch: Path, kind: str, me
 
 def write_gguf(merged: Path, file: Path, kind: str, scratch: Path) -> str:
     """The GGUF; returns what made it."""
-    if kind in gguf_export.CONVERTED:
+    if kind in CONVERTED:
         return gguf_export.convert(merged, file, kind)
     converted = scratch / "converted.gguf"
     if not converted.exists():
