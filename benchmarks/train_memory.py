@@ -127,6 +127,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--seconds", type=float, default=190, help="no configuration is begun after these")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    parser.add_argument("--first", type=int, default=0, help="number of the configuration to begin with")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--write", nargs=2, metavar=("SHAPE", "FOLDER"))
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
@@ -194,7 +195,7 @@ def worker(given: argparse.Namespace) -> None:
 
     device = "cpu" if given.small else "cuda"
     prepare_process(device=device)
-    mine = CASES[given.worker :: given.jobs]
+    mine = CASES[given.first + given.worker :: given.jobs]
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         for case in mine:
             if time.time() > given.until:
@@ -218,7 +219,7 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
 
     from solotune.artifacts.model_dir import ModelDir
     from solotune.artifacts.run_dir import Layout, RunDir
-    from solotune.modeling import determinism, memory
+    from solotune.modeling import determinism, gpu_peak, memory
     from solotune.modeling.trainer import AdapterTrainer
 
     class Unsaved(AdapterTrainer):
@@ -245,7 +246,7 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
     sequences = full_rows(4 * case.sequences, max_length, vocabulary=40_000)
     trainer = Unsaved(model, base, config, run, sequences, [], 0, layout)
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        gpu_peak.reset()
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     record = {
@@ -259,8 +260,10 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
     }
     if device == "cuda":
         # What compiled code of earlier cases of this process still holds isn't this one's.
-        measured = torch.cuda.max_memory_allocated() - before
+        measured = gpu_peak.peak_bytes() - before
         record["reserved_bytes"] = torch.cuda.max_memory_reserved()
+        if trainer.step:
+            trainer.step.off()  # what it recorded would be counted for the next case, too
     else:
         measured = round(predicted.total)  # nothing is counted there; the way to here is what is tried
     record["measured_bytes"] = measured

@@ -56,7 +56,8 @@ def test_attention_is_the_processors_and_the_same_twice(dim: int, window: int) -
     first, second = run("cuda", torch.bfloat16), run("cuda", torch.bfloat16)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     for found, wanted in zip(first, run("cpu", torch.float32), strict=True):
-        assert (found.float().cpu() - wanted).norm() < 0.01 * wanted.norm()
+        # A window of one token leaves nothing to weigh, and no gradient for queries and keys.
+        assert (found.float().cpu() - wanted).norm() < 0.01 * wanted.norm() + 1e-3
 
 
 def test_the_heads_kernel_gives_cross_entropys_loss_and_gradient() -> None:
@@ -113,6 +114,33 @@ def test_a_compiled_step_gives_pefts_gradients_and_the_same_bits_twice(bits: int
     assert torch.equal(first[1], second[1])
     assert torch.nn.functional.cosine_similarity(first[1], plain, dim=0) > 0.999
     assert first[1].norm().item() == pytest.approx(plain.norm().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_replayed_step_has_the_bits_of_one_that_isnt(dropout: float) -> None:
+    """Over two steps of two packs each, of several classes, with an evaluation in between."""
+    found = []
+    for replayed in (False, True):
+        torch.manual_seed(5)
+        model = on_gpu(4)
+        for module in model.modules():
+            if type(module) is torch.nn.Dropout:
+                module.p = dropout
+        torch.manual_seed(6)
+        step = FixedStep(model, replayed=replayed)
+        bits = []
+        for _ in range(2):
+            model.zero_grad()
+            for some in (documents(), documents()[:2]):
+                pack = {k: v.to("cuda") if isinstance(v, torch.Tensor) else v for k, v in packed(some, 128).items()}
+                with torch.autocast("cuda", torch.bfloat16):
+                    loss = step.loss(pack, labels_in(documents()))
+                loss.backward()
+                bits.append(loss.detach().clone())
+            bits += [g.clone() for g in gradients(model).values()]
+            step.off()
+        found.append([*bits, torch.cuda.get_rng_state()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_the_kernel_knows_the_heads_that_are_said_to_fit() -> None:

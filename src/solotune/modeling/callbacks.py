@@ -20,6 +20,7 @@ from solotune.artifacts.files import write_text
 from solotune.artifacts.run_dir import RunDir
 from solotune.console import Progress, nobody_listens, warn
 from solotune.errors import Interrupted
+from solotune.modeling import gpu_peak
 from solotune.modeling.event_file import EventFile
 from solotune.signals import asked_to_end
 
@@ -158,7 +159,7 @@ class MetricsLog(TrainerCallback):
 def _vram() -> dict[str, int]:
     """Bytes of the GPU's memory that this process has had at most."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return {"vram_bytes": torch.cuda.max_memory_allocated()}
+        return {"vram_bytes": gpu_peak.peak_bytes()}
     return {}
 
 

@@ -17,6 +17,7 @@ from solotune.artifacts.run_dir import Layout
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
 from solotune.modeling.step import head
+from solotune.modeling.step import recorded as recorded_decoder
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -119,11 +120,19 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
     whole = model.layers - layout.recomputed
     at_the_turn = layout.recomputed * inputs + whole * tokens * kept
     in_a_recomputed_layer = layout.recomputed * inputs + tokens * kept
-    return {
+    on_their_way = tokens * (2 * model.intermediate + model.hidden) * width
+    parts = {
         "activations": max(at_the_turn, in_a_recomputed_layer),
-        "gradients on their way": tokens * (2 * model.intermediate + model.hidden) * width,
+        "gradients on their way": on_their_way,
         "output head": head.ROWS * model.vocabulary * width,
     }
+    if recorded_decoder.can_record(dropout=config.lora.lora_dropout, recomputed=layout.recomputed):
+        # The gradients of one backward pass before they are added up, hidden states in and out, and what lies idle
+        # between the pieces of the recording's memory: fitted to the peaks in benchmarks/README.md.
+        unpacked = max(i * o for _, i, o in model.linear) * width if config.quantization else 0
+        gradients = sum(config.lora.r * (i + o) for _, i, o in adapted) * 4
+        parts["recorded step"] = gradients + 2 * inputs + 1.6 * on_their_way + 2.2 * unpacked
+    return parts
 
 
 def _of_batches(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, float]:

@@ -15,8 +15,10 @@ from solotune.artifacts.checkpoints import TRAINER_STATE
 from solotune.artifacts.files import fsync_file, record_files, staged_name
 from solotune.artifacts.run_dir import Rehearsal
 from solotune.errors import MachineError
+from solotune.modeling import gpu_peak
 from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
 from solotune.modeling.generate import generate
+from solotune.modeling.likelihood import tokens_at_once
 from solotune.modeling.lora import save_adapter
 from solotune.modeling.trainer import AdapterTrainer
 from solotune.modeling.training_state import generators, save_state, set_generators
@@ -41,7 +43,7 @@ def rehearse(trainer: AdapterTrainer, encoder: ChatEncoder, allowed_bytes: float
     start = time.monotonic()
     on_gpu = trainer.config.device == "cuda"
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+        gpu_peak.reset()
     with _as_it_was(trainer):
         try:
             optimizer = _step(trainer)
@@ -51,7 +53,7 @@ def rehearse(trainer: AdapterTrainer, encoder: ChatEncoder, allowed_bytes: float
         _answer(trainer, encoder)
         checkpoint_bytes, checkpoint_seconds = _save(trainer, optimizer)
         del optimizer
-        peak = torch.cuda.max_memory_allocated() if on_gpu else None
+        peak = gpu_peak.peak_bytes() if on_gpu else None
         reserved = torch.cuda.max_memory_reserved() if on_gpu else None
     return Rehearsal(
         peak_bytes=peak,
@@ -82,7 +84,12 @@ def _step(trainer: AdapterTrainer) -> Any:
 
 
 def _evaluate(trainer: AdapterTrainer) -> None:
-    longest = sorted(trainer.val_rows, key=lambda row: -len(row.input_ids))[:4]
+    longest, tokens = [], 0
+    for row in sorted(trainer.val_rows, key=lambda row: -len(row.input_ids)):
+        longest.append(row)
+        tokens += len(row.input_ids)
+        if tokens >= tokens_at_once(trainer.config):
+            break
     with _or_else("an evaluation", "training.max_length holds the longest row; lower it, or drop longer rows of val"):
         trainer.score(longest)
 
@@ -155,4 +162,4 @@ def _as_it_was(trainer: AdapterTrainer) -> Iterator[None]:
         set_generators(state)
         if trainer.config.device == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()  # training's own peak is told at its end
+            gpu_peak.reset()  # training's own peak is told at its end

@@ -93,7 +93,9 @@ class AdapterTrainer(trl.SFTTrainer):
         # On a processor there is nothing to launch, and compiling would ask for a compiler.
         compiled = config.device == "cuda"
         self.step = (
-            FixedStep(self.model, recomputed=layout.recomputed, compiled=compiled) if layout.fixed_shape else None
+            FixedStep(self.model, recomputed=layout.recomputed, compiled=compiled, replayed=compiled)
+            if layout.fixed_shape
+            else None
         )
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)

@@ -1,5 +1,5 @@
 """The training step on packs of one shape: LoRA layers in one operation each, attention by the packs' boundaries,
-compiled decoder layers, output head and loss in one.
+compiled decoder layers, recorded and replayed, output head and loss in one.
 
     step = FixedStep(peft_model)               # once, after the model was loaded and the adapter added
     loss = step.loss(pack, num_items)          # in the trainer's compute_loss; backward() as ever
@@ -18,6 +18,7 @@ import torch
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
 from solotune.modeling.step import fused_lora, head, layers, varlen_attention
+from solotune.modeling.step.recorded import RecordedDecoder, can_record, extent_class
 
 FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 """Values of `model_type` that the tests run: their layers are compiled whole and their attention has no extras."""
@@ -64,16 +65,19 @@ class FixedStep:
         model: a PeftModel on a frozen decoder of transformers, on its device.
         recomputed: how many layers, from the first, keep only their input.
         compiled: whether layers are compiled; without, they keep twice as much and launch their kernels one by one.
+        replayed: whether the decoder is replayed from CUDA graphs, where it can be.
     """
 
-    def __init__(self, model: Any, *, recomputed: int = 0, compiled: bool = True) -> None:
+    def __init__(self, model: Any, *, recomputed: int = 0, compiled: bool = True, replayed: bool = False) -> None:
         varlen_attention.register()
         self._causal = model.get_base_model()
         assert head.supported(self._causal)
         self._attention = self._causal.config._attn_implementation
         fused_lora.fuse(model)
-        drops = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules())
-        self._layers = layers.StepLayers(model, recomputed=recomputed, compiled=compiled, random=drops)
+        dropout = max((m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)), default=0.0)
+        self._layers = layers.StepLayers(model, recomputed=recomputed, compiled=compiled, random=dropout > 0)
+        records = replayed and can_record(dropout=dropout, recomputed=recomputed)
+        self._recorded = RecordedDecoder(self._hidden, model) if records else None
         self._hook: Any = None
 
     def loss(self, pack: dict[str, Any], num_items: torch.Tensor | int) -> torch.Tensor:
@@ -83,13 +87,10 @@ class FixedStep:
             pack: what `packing.collate_fixed` gives, on the model's device.
         """
         self.on()
-        hidden = self._causal.base_model(
-            input_ids=pack["input_ids"],
-            position_ids=pack["position_ids"],
-            use_cache=False,
-            pack_ends=pack["pack_ends"],
-            pack_extent=torch.tensor(pack["pack_extent"]),  # on the processor, and it must stay there
-        ).last_hidden_state
+        decoder = self._recorded if self._recorded and torch.is_grad_enabled() else self._hidden
+        ids, ends = pack["input_ids"], pack["pack_ends"]
+        extent = extent_class(pack["pack_extent"], len(ends) - 1, ids.shape[1])
+        hidden = decoder(ids, pack["position_ids"], ends, extent)
         weight = self._causal.get_output_embeddings().weight
         return head.summed_loss(hidden[0], weight, pack["targets"], pack["labelled"]) / num_items
 
@@ -109,3 +110,17 @@ class FixedStep:
         self._hook.remove()
         self._hook = None
         self._layers.off()
+        if self._recorded:
+            self._recorded.release()
+
+    def _hidden(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, ends: torch.Tensor, extent: tuple[int, int]
+    ) -> torch.Tensor:
+        hidden: torch.Tensor = self._causal.base_model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            use_cache=False,
+            pack_ends=ends,
+            pack_extent=torch.tensor(extent),  # on the processor, and it must stay there
+        ).last_hidden_state
+        return hidden

@@ -52,7 +52,7 @@ def attention(
 
     Args:
         pack_ends: int32, 0 and where each document ends; longer than that is fine.
-        pack_extent: on the CPU, the number of documents and the length of the longest.
+        pack_extent: on the CPU, the number of documents and the length of the longest; larger ones are fine.
         sliding_window: how many positions a token sees, itself included.
 
     Raises:
