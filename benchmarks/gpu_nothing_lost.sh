@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
 # Nothing lost, on a GPU: a random 1B model, LoRA and QLoRA, packed, with dropout and without, 8-bit and paged optimisers,
-# recomputed layers: the same adapter from two runs, from `verify`'s, from those stopped by SIGTERM and resumed, and from
-# five that were killed at random moments after their first save.
+# recomputed layers: the same adapter from two runs, from `verify`'s and from those stopped by SIGTERM and resumed. With
+# --kills instead: from six that were killed at random moments after their first save.
 # Run in the root of a checkout; `python3` must hold what pyproject.toml asks for. Every line of the result has the
 # command and the adapter's sha256; summary in $OUT/nothing_lost.json. Runs share the card, and the second ones compile
 # everything anew, in a cache of their own.
-#   usage: OUT=folder gpu_nothing_lost.sh TOKENIZER_FOLDER [--small]
+#   usage: OUT=folder gpu_nothing_lost.sh TOKENIZER_FOLDER [--kills] [--small]
 set -euo pipefail
 tokenizer=$(realpath "$1")
-small=${2:-}
+small='' kills=''
+for option in "${@:2}"; do
+    case $option in
+        --small) small=1 ;;
+        --kills) kills=1 ;;
+        *) echo "unknown option $option" >&2 && exit 2 ;;
+    esac
+done
 root=$PWD
 : "${OUT:=$root}"
 work=$(mktemp -d)
@@ -85,15 +92,22 @@ verify() {
     note verify "solotune verify --run … --steps 6 (QLoRA, dropout)" "exit code $code"
 }
 
-kills() {
-    local code=0
+# Six side by side, each with an undisturbed training of its own to be held against.
+killed() {
+    local seed code pids=()
     arguments_of qlora-dropout
-    python3 -P "$root/tests/faults/kills.py" "${arguments[@]}" --set training.max_steps=24 \
-        --set training.save_steps=1 --kills 5 --late 1 --seed 1 \
-        --json "$work/kills.json" > "$work/kills.log" 2>&1 || code=$?
-    tail -n 6 "$work/kills.log"
-    note kills "tests/faults/kills.py … --kills 5 (QLoRA, dropout; exit code $code)" \
-        "$(tail -n 1 "$work/kills.log" | tr '\t' ' ')"
+    for seed in 1 2 3 4 5 6; do
+        python3 -P "$root/tests/faults/kills.py" "${arguments[@]}" --set training.save_steps=1 --kills 1 --late 1 \
+            --seed "$seed" --json "$work/kills-$seed.json" > "$work/kills-$seed.log" 2>&1 &
+        pids+=($!)
+    done
+    for seed in 1 2 3 4 5 6; do
+        code=0
+        wait "${pids[seed - 1]}" || code=$?
+        head -n 1 "$work/kills-$seed.log"
+        note "kill-$seed" "tests/faults/kills.py … --kills 1 --seed $seed (QLoRA, dropout; exit code $code)" \
+            "$(tail -n 1 "$work/kills-$seed.log" | tr '\t' ' ')"
+    done
 }
 
 python3 -P "$root/benchmarks/train_memory.py" --tokenizer "$tokenizer" ${small:+--small} \
@@ -102,37 +116,42 @@ solotune fetch "${lora[@]}"
 solotune prepare "${lora[@]}" > "$work/prepare.log" 2>&1
 clock 'model and rows'
 
-# The longest first; it goes on beside all others.
-kills &
-first=()
-for kind in "${kinds[@]}"; do
-    arguments_of "$kind"
-    train "$kind-1" "${arguments[@]}" & first+=($!)
-done
-wait "${first[@]}"
-clock 'first runs'
-export TORCHINDUCTOR_CACHE_DIR=$work/inductor-2
-second=()
-for kind in "${kinds[@]}"; do
-    arguments_of "$kind"
-    train "$kind-2" "${arguments[@]}" & second+=($!)
-done
-wait "${second[@]}"
-clock 'second runs'
-for kind in qlora-dropout qlora-8bit qlora-paged qlora-recomputed; do
-    arguments_of "$kind"
-    stop_and_go_on "$kind-stopped" "${arguments[@]}" &
-done
-verify &
-wait
-clock 'stopped and resumed, verify, kills'
+if [[ $kills ]]; then
+    killed
+    clock 'kills'
+else
+    first=()
+    for kind in "${kinds[@]}"; do
+        arguments_of "$kind"
+        train "$kind-1" "${arguments[@]}" & first+=($!)
+    done
+    wait "${first[@]}"
+    clock 'first runs'
+    export TORCHINDUCTOR_CACHE_DIR=$work/inductor-2
+    second=()
+    for kind in "${kinds[@]}"; do
+        arguments_of "$kind"
+        train "$kind-2" "${arguments[@]}" & second+=($!)
+    done
+    wait "${second[@]}"
+    clock 'second runs'
+    for kind in qlora-dropout qlora-8bit qlora-paged qlora-recomputed; do
+        arguments_of "$kind"
+        stop_and_go_on "$kind-stopped" "${arguments[@]}" &
+    done
+    verify &
+    wait
+    clock 'stopped and resumed, verify'
+fi
 
 for run in runs/*/; do
     name=$(basename "$run")
-    [[ $name != *qlora-dropout-1* ]] || cp "$run/manifest.json" "$OUT/nothing_lost.manifest.json"
+    [[ $name != *qlora-dropout-1-* ]] || cp "$run/manifest.json" "$OUT/nothing_lost.manifest.json"
 done
-cat "$work"/*.log > "$OUT/nothing_lost.log"
-python3 -P - "$lines" "$work/kills.json" "$work/runs" "$OUT/nothing_lost.json" << 'EOF'
+name=nothing_lost${kills:+_kills}
+cat "$work"/*.log > "$OUT/$name.log"
+mkdir -p "$work/runs"
+python3 -P - "$lines" "$work" "$OUT/$name.json" "${kills:+kills}" << 'EOF'
 import datetime
 import json
 import pathlib
@@ -140,23 +159,25 @@ import sys
 
 from solotune import environment
 
-lines, kills, runs, out = map(pathlib.Path, sys.argv[1:])
+lines, work, out = map(pathlib.Path, sys.argv[1:4])
 rows = [line.split("\t") for line in lines.read_text().splitlines()]
 hashes = {name: found for name, found, _ in rows}
-manifests = {path.parent.name: json.loads(path.read_text()) for path in runs.glob("2*/manifest.json")}
+manifests = {path.parent.name: json.loads(path.read_text()) for path in work.glob("runs/2*/manifest.json")}
 equal = {
     kind: hashes.get(f"{kind}-1") == hashes.get(f"{kind}-2") and len(hashes.get(f"{kind}-1", "")) == 64
-    for kind in (name.removesuffix("-1") for name in hashes if name.endswith("-1"))
+    for kind in (name.removesuffix("-1") for name in hashes if name.endswith("-1") and name != "kill-1")
 }
 for name in (name for name in hashes if name.endswith("-stopped")):
     equal[f"{name} and resumed"] = hashes[name] == hashes.get(f"{name.removesuffix('-stopped')}-1")
-found = json.loads(kills.read_text()) if kills.exists() else None
-if found:
-    found["of_five_equal"] = sum(kill["equal"] for kill in found["kills"])
-    equal["killed and resumed"] = all(kill["equal"] for kill in found["kills"])
-    equal["each killed one resumed from a checkpoint"] = all(any(kill["resumed_from"]) for kill in found["kills"])
 verified = next((m["verification"] for m in manifests.values() if m.get("verification")), None)
-equal["verify"] = bool(verified) and hashes.get("verify") == "exit code 0"
+killed = [json.loads(file.read_text()) for file in sorted(work.glob("kills-*.json"))]
+if sys.argv[4]:
+    kills = [kill for found in killed for kill in found["kills"]]
+    equal["undisturbed, six times"] = len(killed) == 6 and len({found["adapter"] for found in killed}) == 1
+    equal["killed and resumed"] = len(kills) == 6 and all(kill["equal"] for kill in kills)
+    equal["each killed one resumed from a checkpoint"] = all(any(kill["resumed_from"]) for kill in kills)
+else:
+    equal["verify"] = bool(verified) and hashes.get("verify") == "exit code 0"
 report = {
     "date": datetime.date.today().isoformat(),
     "script": "benchmarks/gpu_nothing_lost.sh",
@@ -168,7 +189,7 @@ report = {
     "layouts": {name: m["layout"] for name, m in manifests.items()},
     "rehearsals": {name: m["rehearsal"] for name, m in manifests.items()},
     "verification": verified,
-    "kills": found,
+    "kills": killed,
 }
 out.write_text(json.dumps(report, indent=1) + "\n")
 print(json.dumps(equal, indent=1))
