@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from solotune.artifacts import checkpoints as module
 from solotune.artifacts.checkpoints import CONTENTS, SCHEMA_VERSION, Checkpoints, Origin
 from solotune.artifacts.files import write_json
 from solotune.errors import ArtifactError
@@ -61,6 +65,41 @@ def test_a_broken_one_is_set_aside_and_the_one_before_is_taken(
     assert said in set_aside[0]
     assert (checkpoints.folder / "broken-step-000004").is_dir()
     assert checkpoints.steps() == [2]
+
+
+def test_a_disk_that_cant_be_read_damages_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save(checkpoints, 2)
+    save(checkpoints, 4)
+    for number in (errno.EMFILE, errno.ESTALE, errno.EACCES, errno.EIO):
+
+        def refuse(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "differing_files", refuse)
+            with pytest.raises(ArtifactError, match="no checkpoint was set aside"):
+                checkpoints.newest_whole()
+        assert checkpoints.newest_whole() == (checkpoints.path(4), [])
+
+
+def test_a_bad_sector_is_damage_where_another_checkpoint_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save(checkpoints, 2)
+    save(checkpoints, 4)
+    real = module.differing_files
+
+    def read(folder: Path, *given: Any, **named: Any) -> list[str]:
+        if folder.name == "step-000004":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(folder, *given, **named)
+
+    monkeypatch.setattr(module, "differing_files", read)
+    whole, set_aside = checkpoints.newest_whole()
+    assert whole == checkpoints.path(2)
+    assert set_aside == ["step-000004: it can't be read (Input/output error)"]
 
 
 def test_a_save_that_fails_leaves_the_others_and_nothing_else(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,17 +100,22 @@ class Checkpoints:
         Broken ones are renamed to `broken-…`, so that nothing takes them for whole later.
 
         Raises:
-            ArtifactError: none is whole, and there are some that another solotune made; all stay where they are.
+            ArtifactError: none is whole, and there are some that another solotune made, or that the disk didn't let us
+                read; all stay where they are.
         """
         if self.folder.is_dir():
             remove_staged(self.folder)
         broken: dict[Path, str] = {}
-        whole = None
+        whole, unread = None, None
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
                 damage = _damage(path) or self._of_another_run(step, origin)
-            except OSError as error:  # a bad sector; or no folder at all
+            except OSError as error:
+                # A bad sector is damage where another one can be read. A mount that went away damages nothing.
+                if error.errno not in (errno.EIO, errno.ENOTDIR):
+                    raise _unreadable(path, error) from error
+                unread = error if error.errno == errno.EIO else unread
                 damage = [f"it can't be read ({error.strerror})"]
             if not damage:
                 whole = path
@@ -118,6 +124,8 @@ class Checkpoints:
         if whole is None:  # beside a whole one of ours it can only be a damaged number
             for path in broken:
                 _refuse_other_version(path)
+            if unread:
+                raise _unreadable(self.folder, unread) from unread
         for path in broken:
             path.rename(_unused(self.folder / f"broken-{path.name}"))
         return whole, list(broken.values())
@@ -151,6 +159,13 @@ def _damage(path: Path) -> list[str]:
     if unlisted:
         return [f"manifest.json lists no {', '.join(unlisted)}"]
     return differing_files(path, manifest.files, hashes=True)
+
+
+def _unreadable(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"{path} can't be read now ({error.strerror}); no checkpoint was set aside",
+        "See to the disk or the mount, then run the same command again",
+    )
 
 
 class _Version(msgspec.Struct):
