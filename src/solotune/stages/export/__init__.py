@@ -67,11 +67,11 @@ def run(
         refuse_no_base(facts, merge_base)
         gguf_files.refuse_impossible(facts, types)
         _refuse_full_disk(facts, merge, types)
-        with nothing_half_left(run_dir):
-            with _scratch(run_dir) as scratch:
-                asked = ExportCommand(merge, merge_base, list(types), list(overrides))
-                record = _make(facts, before, asked, scratch)
-            write_json(run_dir.export_record, record)  # nothing to be cleared away is left
+        with nothing_half_left(run_dir), _scratch(run_dir) as scratch:
+            asked = ExportCommand(merge, merge_base, list(types), list(overrides))
+            record = _make(facts, before, asked, scratch)
+            # Before the other merge is deleted, many GB: a stop there would take what passed along.
+            write_json(run_dir.export_record, record)
         say(f"record: {run_dir.export_record}")
         report.write(run_dir)
     return record
