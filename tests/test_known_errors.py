@@ -161,6 +161,12 @@ SAMPLES = {
     ],
     "disk-quota": ["OSError: [Errno 122] Disk quota exceeded: 'runs/x'", "I/O error: x (os error 122)"],
     "disk-fault": ["OSError: [Errno 5] Input/output error", "I/O error: x (os error 5)"],
+    "mount-gone": [
+        "OSError: [Errno 116] Stale file handle: 'runs/x'",
+        "OSError: [Errno 107] Transport endpoint is not connected: 'runs/x'",
+        "OSError: [Errno 19] No such device: 'runs/x'",
+        "FileNotFoundError: [Errno 2] No such file or directory: 'runs/x/.staged-predictions.jsonl'",
+    ],
     "not-a-folder": ["NotADirectoryError: [Errno 20] Not a directory: 'runs/x'", "I/O error: x (os error 20)"],
     "read-only": [
         "OSError: [Errno 30] Read-only file system: '/app/models/x'",

@@ -354,6 +354,18 @@ _ROWS = (
         "Look at `sudo dmesg`. WSL: in PowerShell `wsl --shutdown`, and check the disk of Windows",
     ),
     _Row(
+        "mount-gone",
+        (
+            r"Stale file handle",
+            r"Transport endpoint is not connected",
+            r"\[Errno 19\] No such device",
+            r"FileNotFoundError: .*'(\./)?(runs|data|models)/",
+        ),
+        "a file or folder that was there is gone: its mount vanished, or somebody deleted it",
+        "`findmnt -T runs` and `ls runs data models` say what is there; then run it again (a training: "
+        "`invoke train --resume latest`)",
+    ),
+    _Row(
         "not-a-folder",
         (r"\[Errno 20\] Not a directory", r"os error 20\b"),
         "a file stands where a folder is needed",

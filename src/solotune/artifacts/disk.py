@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ from pathlib import Path
 from solotune.errors import ArtifactError, SolotuneError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_DISKS = (
+    *(*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EFBIG),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ENODEV),  # of a mount that went away
+)
 
 
 def refuse_without_room(folder: Path, needed: int, what: str, fix: str) -> None:
@@ -39,22 +44,31 @@ def trouble_in_one_line(folder: Path, lost: str, then: Callable[[], str], needed
             "file write failed", safetensors: "I/O error") is a full disk.
 
     Raises:
-        ArtifactError: instead of the OSError.
+        ArtifactError: instead of the OSError; one about another place, such as a cache, stays what it is.
     """
     try:
         yield
     except SolotuneError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and _is_elsewhere(error.filename, folder):
+            raise
         told = "os error 28" in str(error) or "No space left" in str(error)  # by a library, in its own words
         if (isinstance(error, OSError) and error.errno in _FULL) or told or _is_full(folder, needed):
             raise ArtifactError(f"the disk is full: {folder} couldn't be written, and {lost}", then()) from error
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
             raise
         raise ArtifactError(
             f"can't write {error.filename or folder}: {error.strerror or error}",
             f"Check that {folder} is there, whose it is and who may write it; {lost}",
         ) from error
+
+
+def _is_elsewhere(name: object, folder: Path) -> bool:
+    """Whether an error names a file that is neither in the folder nor staged beside it."""
+    if not isinstance(name, str | os.PathLike):
+        return False
+    return not Path(name).absolute().is_relative_to(folder.parent.absolute())
 
 
 def _is_full(folder: Path, needed: int) -> bool:
