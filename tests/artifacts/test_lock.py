@@ -1,16 +1,19 @@
 """A folder has one writer, or readers."""
 
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from solotune.artifacts.lock import NAME, held, holder
+from solotune.artifacts.lock import NAME, Holder, held, holder
 from solotune.errors import ArtifactError
 
 
@@ -36,6 +39,26 @@ def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
     with held(tmp_path, "train --resume x"), pytest.raises(ArtifactError) as caught, held(tmp_path, "train"):
         pass
     assert str(caught.value).startswith(f"`train --resume x` works in {tmp_path} (process {os.getpid()} on ")
+
+
+def test_the_name_of_a_reader_that_has_gone_isnt_told(tmp_path: Path) -> None:
+    """Of several readers the first has its name there; a later one doesn't take its place."""
+    context = multiprocessing.get_context("fork")
+    with held(tmp_path, "evaluate", shared=True):
+
+        def read() -> None:
+            with held(tmp_path, "train", shared=True):
+                pass
+
+        child = context.Process(target=read)
+        child.start()
+        child.join()
+        reader = f"`evaluate` works in .*process {os.getpid()} on"
+        with pytest.raises(ArtifactError, match=reader), held(tmp_path, "prepare"):
+            pass
+        (tmp_path / NAME).write_bytes(msgspec.json.encode(Holder("train", child.pid or 0, socket.gethostname(), "now")))
+        with pytest.raises(ArtifactError, match="another process works in"), held(tmp_path, "prepare"):
+            pass
 
 
 def test_who_writes_in_a_folder_can_be_seen_without_getting_in_the_way(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _locked(folder: Path, doing: str, shared: bool) -> int | None:
         # The file may have been deleted by its last holder between the two calls: then this lock is on nothing.
         if _is_same(descriptor, path):
             holder = Holder(doing, os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
-            if os.access(path, os.W_OK):
+            if os.access(path, os.W_OK) and not (shared and _is_alive(_named(path))):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, msgspec.json.encode(holder), 0)
             return descriptor
@@ -134,10 +134,24 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _refusal(folder: Path, path: Path) -> ArtifactError:
+def _named(path: Path) -> Holder | None:
     try:
-        holder = msgspec.json.decode(path.read_bytes(), type=Holder)
+        return msgspec.json.decode(path.read_bytes(), type=Holder)
     except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _is_alive(holder: Holder | None) -> bool:
+    """Whether that process runs; of one on another host, or in another container, that can't be seen: it does."""
+    if holder is None:
+        return False
+    return holder.host != socket.gethostname() or Path(f"/proc/{holder.pid}").exists()
+
+
+def _refusal(folder: Path, path: Path) -> ArtifactError:
+    holder = _named(path)
+    # Of several readers one has its name there, and may have gone before the others.
+    if holder is None or not _is_alive(holder):
         return ArtifactError(f"another process works in {folder}", "Wait until it has finished, or stop it")
     return ArtifactError(
         f"`{holder.doing}` works in {folder} (process {holder.pid} on {holder.host}, since {holder.since})",
