@@ -41,6 +41,7 @@ def run(wanted: str) -> Reproduction:
     report, record = first.report(), first.exported()
     second = RunDir(RUNS / new_run_id(config.name))
     say(f"run {first.run_id} again, as {second.run_id}")
+    environment.prepare_process(device=config.device)  # or all GPUs of the machine would be compared with the run's one
     for what in environment.differences(_of_machine(manifest.environment), environment.describe(Path())):
         say(f"  differs today: {what}")
     on = f"go on with `invoke train --resume {second.run_id}`; then compare the two manifests"
