@@ -227,6 +227,7 @@ class AdapterTrainer(trl.SFTTrainer):
                 save_adapter(self.model, folder, self.config.model)
                 save_state(self.optimizer, self.lr_scheduler, folder)
                 self.state.save_to_json(str(folder / TRAINER_STATE))
+        with self.trouble_in_one_line(f"older checkpoints than step {step}'s weren't deleted"):
             self.checkpoints.keep_newest(self.config.training.save_total_limit)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -77,12 +77,12 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
         manifest = _manifest(config, run_dir, text := resolved_yaml(config), inputs)
         if model:
             manifest = msgspec.structs.replace(manifest, layout=model.layout)
-        locks.enter_context(_ways_on(go_on := _go_on(run_dir, trial)))
         with run_dir.beginning() as staged:
             write_text(staged.config, text)
             if inputs.overflow:
                 write_jsonl(staged.overflow, inputs.overflow)
             staged.write_manifest(manifest)
+        locks.enter_context(_ways_on(go_on := _go_on(run_dir, trial)))
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         say(f"run {run_dir.run_id}")
         _train(config, run_dir, manifest, inputs, None, trial, go_on)
@@ -147,7 +147,7 @@ def _ways_on(go_on: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as stop:
-        if go_on in str(stop):
+        if "go on with" in str(stop) or go_on in str(stop):
             raise
         raise Interrupted(
             f"stopped; go on with {go_on}", stop.exit_code if isinstance(stop, Interrupted) else 130
@@ -229,7 +229,8 @@ def _train(
             return
         _finish(config, run_dir, manifest, inputs, trainer, log)  # what is left takes a moment: it isn't broken off
     if not trial:
-        report.write(run_dir)
+        with _ways_on(f"`invoke evaluate --run {run_dir.run_id}`; the adapter is whole"):
+            report.write(run_dir)
         say(f"next: invoke evaluate --run {run_dir.run_id}")
 
 
@@ -239,8 +240,13 @@ def _not_finite(
     """The error for a step whose loss or gradient isn't a number; its rows are listed in the run's folder."""
     ids = _ids(stopped.rows, config, manifest)
     figures = {"step": stopped.step, "loss": str(stopped.loss), "grad_norm": str(stopped.grad_norm), "rows": ids}
-    write_json(run_dir.not_finite, figures)
-    all_of_them = "" if trial else f" (all in {run_dir.not_finite})"  # a trial's folder is gone when this is read
+    all_of_them = f" (all in {run_dir.not_finite})"
+    try:
+        write_json(run_dir.not_finite, figures)
+    except OSError:  # what stopped the training is said also on a full disk
+        all_of_them = ""
+    if trial:  # its folder is gone when this is read
+        all_of_them = ""
     saved = Checkpoints(run_dir.checkpoints).steps()
     return ModelError(
         f"step {stopped.step}: the loss is {stopped.loss}, the gradient's norm {stopped.grad_norm}; in it were "
@@ -274,6 +280,7 @@ def _finish(
     remove_staged(run_dir.path)
     remove_staged(run_dir.checkpoints)
     discard(run_dir.adapter)  # from a process that was killed before it could say so
+    run_dir.not_finite.unlink(missing_ok=True)  # of a step that a resume got past
     with atomic_folder(run_dir.adapter) as folder:
         save_adapter(trainer.model, folder, config.model)
         add_tokenizer(folder, inputs.base, inputs.encoder)
