@@ -261,7 +261,7 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
     if device == "cuda":
         # What compiled code of earlier cases of this process still holds isn't this one's.
         measured = gpu_peak.peak_bytes() - before
-        record["reserved_bytes"] = torch.cuda.max_memory_reserved()
+        record["reserved_bytes"] = gpu_peak.reserved_bytes()
         if trainer.step:
             trainer.step.off()  # what it recorded would be counted for the next case, too
     else:

@@ -74,12 +74,12 @@ def test_the_heads_kernel_gives_cross_entropys_loss_and_gradient() -> None:
     torch.testing.assert_close(gradient.double(), wanted_gradient, rtol=0, atol=1e-4)
 
 
-def on_gpu(bits: int) -> Any:
+def on_gpu(bits: int, dropout: float = 0.0) -> Any:
     """A bfloat16 model with float32 adapter, its products wide enough for every way that they are made."""
     model = base("llama", hidden_size=256, intermediate_size=1024, num_attention_heads=4).to("cuda", torch.bfloat16)
     if bits == 4:
         quantise(model, torch.bfloat16, "cuda")
-    model = adapted(model)
+    model = adapted(model, dropout=dropout)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -122,11 +122,10 @@ def test_a_replayed_step_has_the_bits_of_one_that_isnt(dropout: float) -> None:
     found = []
     for replayed in (False, True):
         torch.manual_seed(5)
-        model = on_gpu(4)
-        for module in model.modules():
-            if type(module) is torch.nn.Dropout:
-                module.p = dropout
+        model = on_gpu(4, dropout)
+        assert any(isinstance(module, torch.nn.Dropout) for module in model.modules()) == (dropout > 0)
         torch.manual_seed(6)
+        before = torch.cuda.get_rng_state()
         step = FixedStep(model, replayed=replayed)
         bits = []
         for _ in range(2):
@@ -140,6 +139,7 @@ def test_a_replayed_step_has_the_bits_of_one_that_isnt(dropout: float) -> None:
             bits += [g.clone() for g in gradients(model).values()]
             step.off()
         found.append([*bits, torch.cuda.get_rng_state()])
+        assert torch.equal(before, found[-1][-1]) == (dropout == 0)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 

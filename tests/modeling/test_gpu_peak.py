@@ -34,6 +34,16 @@ def test_what_recordings_hold_counts_beside_tensors_as_long_as_they_exist(alloca
     assert gpu_peak.peak_bytes() == 100
 
 
+def test_what_was_reserved_before_a_recording_isnt_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_peak.reset()
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 900)
+    gpu_peak.idle(450)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 700)
+    assert gpu_peak.reserved_bytes() == 900
+    gpu_peak.reset()
+    assert gpu_peak.reserved_bytes() == 700
+
+
 def test_a_second_recording_in_the_same_memory_isnt_counted_twice(allocator: list[int]) -> None:
     gpu_peak.reset()
     gpu_peak.idle(450)

@@ -8,8 +8,9 @@ import torch
 from tests.helpers import make_config
 from transformers import AutoModelForCausalLM
 
+from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
-from solotune.modeling.likelihood import RowScore, log_probabilities, loss, perplexity, score
+from solotune.modeling.likelihood import RowScore, fullest_pass, log_probabilities, loss, perplexity, score
 
 CONFIG = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": "float32"})
 
@@ -82,6 +83,37 @@ def test_scores_dont_depend_on_how_rows_are_batched(tiny_model: Path) -> None:
     alone = [score(model, [row], CONFIG)[0] for row in rows()]
     for a, b in zip(together, alone, strict=True):
         assert a.nll == pytest.approx(b.nll, rel=1e-5)
+
+
+def test_for_want_of_memory_fewer_tokens_go_at_once_and_no_row_is_lost_or_scored_twice(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "tokens_at_once", lambda _: 400)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"max_length": 100})})
+    expected = score(model, rows(), config)
+    passes, told = [], []
+
+    def refuse_long(_: torch.nn.Module, arguments: tuple[()], named: dict[str, torch.Tensor]) -> None:
+        passes.append(named["input_ids"].numel())
+        if passes[-1] > 110:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(refuse_long, with_kwargs=True)
+    found = score(model, rows(), config, told.append)
+    assert [s.nll for s in found] == pytest.approx([s.nll for s in expected], rel=1e-5)
+    assert min(passes[:2]) >= sum(len(row.input_ids) for row in rows())  # 400 tokens at once, and 200
+    assert max(passes[2:]) <= 110
+    assert sum(told) == len(rows())
+    monkeypatch.setattr(likelihood, "tokens_at_once", lambda _: 100)
+    with pytest.raises(torch.OutOfMemoryError):
+        score(model, [*rows(), Encoded([5] * 200, [5] * 200)], config)
+
+
+def test_the_fullest_pass_is_the_one_with_the_most_tokens() -> None:
+    config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"max_length": 100})})
+    assert sum(len(row.input_ids) for row in fullest_pass(rows(), config)) == 99
+    assert fullest_pass(rows()[:1], config) == rows()[:1]
 
 
 def test_the_mode_of_the_model_is_left_as_it_was(tiny_model: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from solotune.artifacts.run_dir import Layout
 from solotune.config.schema import RunConfig
 from solotune.modeling.memory import Shapes, estimate
+from solotune.modeling.step.recorded import can_record
 
 _FRAGMENTS = 1.04
 """The allocator takes this much more than it hands out (3 % in the packs measured), and gives back what doesn't fit."""
@@ -19,6 +20,9 @@ _LARGEST = 16_384
 _DEQUANTISED = 250
 """Turning all 4-bit weights into 16 bit takes about as long as the product with them for as many tokens: 260 on an H100
 (measured), 220 on an RTX 4090 (from its data sheet)."""
+
+_LAUNCHED = 1.05
+"""A step whose launches can't be recorded takes this much longer, or more (benchmarks/README.md)."""
 
 
 def choose(model: Shapes, config: RunConfig, vram_bytes: float, *, fixed_shape: bool) -> Layout | None:
@@ -80,4 +84,8 @@ def _cost(model: Shapes, config: RunConfig, layout: Layout) -> float:
     share = layout.recomputed / model.layers
     tokens = layout.sequences * config.training.max_length
     products = 2 + share
+    if layout.fixed_shape and not can_record(
+        dropout=config.lora.lora_dropout, recomputed=layout.recomputed, rope=model.rope
+    ):
+        products *= _LAUNCHED
     return products * (1 + (_DEQUANTISED / tokens if config.quantization else 0.0))

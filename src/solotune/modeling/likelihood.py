@@ -53,7 +53,7 @@ def perplexity(mean_nll: float) -> float:
 
 
 def tokens_at_once(config: RunConfig) -> int:
-    """That go through the model in one forward pass; more only where a single row is longer."""
+    """That go through the model in one forward pass; more where a single row is longer, fewer for want of memory."""
     return max(config.training.max_length, _TOKENS_ON_A_GPU if config.device == "cuda" else 0)
 
 
@@ -87,21 +87,50 @@ def score(
 def _score(
     model: torch.nn.Module, rows: Sequence[Encoded], config: RunConfig, on_rows: Callable[[int], None]
 ) -> list[RowScore]:
-    lengths = [len(row.input_ids) for row in rows]
-    capacity = max(tokens_at_once(config), max(lengths, default=0))
     scores: dict[int, RowScore] = {}
-    for numbers in pack(lengths, capacity, seed=0):
-        some = [rows[i] for i in numbers]
-        logits, targets = _at_labels(model, some, config)
-        nll, greedy = _in_float32(logits, targets)
-        start = 0
-        for i, row in zip(numbers, some, strict=True):
-            end = start + sum(label != IGNORE for label in row.labels[1:])
-            own = nll[start:end]
-            scores[i] = RowScore(float(own.sum(dtype=np.float64)), end - start, own, greedy[start:end])
-            start = end
-        on_rows(len(numbers))
+    tokens = tokens_at_once(config)
+    while len(scores) < len(rows):
+        left = [i for i in range(len(rows)) if i not in scores]
+        try:
+            for numbers in _passes([rows[i] for i in left], tokens):
+                _score_pass(model, rows, [left[n] for n in numbers], config, scores)
+                on_rows(len(numbers))
+        except torch.OutOfMemoryError:
+            if tokens <= config.training.max_length:
+                raise
+            tokens = max(tokens // 2, config.training.max_length)
     return [scores[i] for i in range(len(rows))]
+
+
+def _score_pass(
+    model: torch.nn.Module,
+    rows: Sequence[Encoded],
+    numbers: Sequence[int],
+    config: RunConfig,
+    scores: dict[int, RowScore],
+) -> None:
+    some = [rows[i] for i in numbers]
+    logits, targets = _at_labels(model, some, config)
+    nll, greedy = _in_float32(logits, targets)
+    start = 0
+    for i, row in zip(numbers, some, strict=True):
+        end = start + sum(label != IGNORE for label in row.labels[1:])
+        own = nll[start:end]
+        scores[i] = RowScore(float(own.sum(dtype=np.float64)), end - start, own, greedy[start:end])
+        start = end
+
+
+def fullest_pass(rows: Sequence[Encoded], config: RunConfig) -> list[Encoded]:
+    """Of the rows that `score` takes at once, those with the most tokens."""
+    passes = _passes(rows, tokens_at_once(config))
+    numbers = max(passes, key=lambda some: sum(len(rows[i].input_ids) for i in some))
+    return [rows[i] for i in numbers]
+
+
+def _passes(rows: Sequence[Encoded], tokens: int) -> list[list[int]]:
+    """Numbers of rows, a list for each forward pass of so many tokens."""
+    lengths = [len(row.input_ids) for row in rows]
+    return pack(lengths, max(tokens, max(lengths, default=0)), seed=0)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from solotune.artifacts.run_dir import Layout
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
 from solotune.modeling.step import head
-from solotune.modeling.step import recorded as recorded_decoder
+from solotune.modeling.step.recorded import can_record, rope_type
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -53,6 +53,8 @@ class Shapes:
     layers: int
     heads: int
     vocabulary: int
+    rope: str = "default"
+    """Kind of the rotary embedding."""
     normed: tuple[str, ...] = ()
     """Names of linear layers whose output is normed by itself (Qwen3's q and k); both are kept."""
 
@@ -85,6 +87,7 @@ def shapes(model: ModelDir) -> Shapes:
         intermediate=text.intermediate_size,
         layers=text.num_hidden_layers,
         heads=text.num_attention_heads,
+        rope=rope_type(text),
         normed=tuple(f"{n}_proj" for n in ("q", "k") if any(name.endswith(f".{n}_norm") for name in names)),
         vocabulary=text.vocab_size,
     )
@@ -126,7 +129,7 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
         "gradients on their way": on_their_way,
         "output head": head.ROWS * model.vocabulary * width,
     }
-    if recorded_decoder.can_record(dropout=config.lora.lora_dropout, recomputed=layout.recomputed):
+    if can_record(dropout=config.lora.lora_dropout, recomputed=layout.recomputed, rope=model.rope):
         # The gradients of one backward pass before they are added up, hidden states in and out, and what lies idle
         # between the pieces of the recording's memory: fitted to the peaks in benchmarks/README.md.
         unpacked = max(i * o for _, i, o in model.linear) * width if config.quantization else 0

@@ -14,11 +14,12 @@ from accelerate.utils import send_to_device
 from solotune.artifacts.checkpoints import TRAINER_STATE
 from solotune.artifacts.files import fsync_file, record_files, staged_name
 from solotune.artifacts.run_dir import Rehearsal
+from solotune.console import warn
 from solotune.errors import MachineError
 from solotune.modeling import gpu_peak
 from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
 from solotune.modeling.generate import generate
-from solotune.modeling.likelihood import tokens_at_once
+from solotune.modeling.likelihood import fullest_pass
 from solotune.modeling.lora import save_adapter
 from solotune.modeling.trainer import AdapterTrainer
 from solotune.modeling.training_state import generators, save_state, set_generators
@@ -45,16 +46,13 @@ def rehearse(trainer: AdapterTrainer, encoder: ChatEncoder, allowed_bytes: float
     if on_gpu:
         gpu_peak.reset()
     with _as_it_was(trainer):
-        try:
-            optimizer = _step(trainer)
-        except torch.OutOfMemoryError as error:
-            raise StepDoesntFit from error
+        optimizer = _step_in_memory(trainer)
         _evaluate(trainer)
         _answer(trainer, encoder)
         checkpoint_bytes, checkpoint_seconds = _save(trainer, optimizer)
         del optimizer
         peak = gpu_peak.peak_bytes() if on_gpu else None
-        reserved = torch.cuda.max_memory_reserved() if on_gpu else None
+        reserved = gpu_peak.reserved_bytes() if on_gpu else None
     return Rehearsal(
         peak_bytes=peak,
         reserved_bytes=reserved,
@@ -63,6 +61,20 @@ def rehearse(trainer: AdapterTrainer, encoder: ChatEncoder, allowed_bytes: float
         checkpoint_seconds=round(checkpoint_seconds, 2),
         seconds=round(time.monotonic() - start, 1),
     )
+
+
+def _step_in_memory(trainer: AdapterTrainer) -> Any:
+    """The step, without a recording where it fits only so; returns the optimiser."""
+    for _ in range(2):
+        try:
+            return _step(trainer)
+        except torch.OutOfMemoryError:
+            trainer.model.zero_grad()
+            trainer.optimizer = None
+        if not (trainer.step and trainer.step.launch()):
+            break
+        warn("the step fits only without a recording of its launches: slower, to the same bits")
+    raise StepDoesntFit
 
 
 def _step(trainer: AdapterTrainer) -> Any:
@@ -84,14 +96,10 @@ def _step(trainer: AdapterTrainer) -> Any:
 
 
 def _evaluate(trainer: AdapterTrainer) -> None:
-    longest, tokens = [], 0
-    for row in sorted(trainer.val_rows, key=lambda row: -len(row.input_ids)):
-        longest.append(row)
-        tokens += len(row.input_ids)
-        if tokens >= tokens_at_once(trainer.config):
-            break
+    if not trainer.val_rows:
+        return
     with _or_else("an evaluation", "training.max_length holds the longest row; lower it, or drop longer rows of val"):
-        trainer.score(longest)
+        trainer.score(fullest_pass(trainer.val_rows, trainer.config))
 
 
 def _answer(trainer: AdapterTrainer, encoder: ChatEncoder) -> None:
@@ -157,6 +165,8 @@ def _as_it_was(trainer: AdapterTrainer) -> Iterator[None]:
                     parameter.copy_(weights[name])
                     parameter.grad = None
         trainer.optimizer = None
+        if trainer.step:
+            trainer.step.off()  # what it recorded would outlive a trainer that is given up for a smaller step
         trainer.take_counts()
         trainer.guard.forget()
         set_generators(state)

@@ -18,7 +18,7 @@ import torch
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
 from solotune.modeling.step import fused_lora, head, layers, varlen_attention
-from solotune.modeling.step.recorded import RecordedDecoder, can_record, extent_class
+from solotune.modeling.step.recorded import RecordedDecoder, can_record, extent_class, rope_type
 
 FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 """Values of `model_type` that the tests run: their layers are compiled whole and their attention has no extras."""
@@ -76,7 +76,8 @@ class FixedStep:
         fused_lora.fuse(model)
         dropout = max((m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)), default=0.0)
         self._layers = layers.StepLayers(model, recomputed=recomputed, compiled=compiled, random=dropout > 0)
-        records = replayed and can_record(dropout=dropout, recomputed=recomputed)
+        rope = rope_type(self._causal.config.get_text_config())
+        records = replayed and can_record(dropout=dropout, recomputed=recomputed, rope=rope)
         self._recorded = RecordedDecoder(self._hidden, model) if records else None
         self._hook: Any = None
 
@@ -112,6 +113,10 @@ class FixedStep:
         self._layers.off()
         if self._recorded:
             self._recorded.release()
+
+    def launch(self) -> bool:
+        """From now on nothing is recorded; whether that gives memory back. The bits stay the same."""
+        return self._recorded is not None and self._recorded.give_up()
 
     def _hidden(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, ends: torch.Tensor, extent: tuple[int, int]

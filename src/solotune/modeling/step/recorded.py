@@ -8,8 +8,8 @@ What a recording can't vary is how many thread blocks attention starts. So there
 changes no bit, and which packs came first doesn't either. All recordings share their memory: they never run at once.
 
 The driver holds some 80 MiB of its own for the first and 12 MiB for each further one (measured on an H100: 32 layers);
-making one takes about as long as half a step. What they hold between two replays is free to torch's allocator, but to
-nobody else: `gpu_peak` counts it.
+making one takes about as long as half a step. What they hold between two replays torch counts as free, yet only a
+further recording can have it: `gpu_peak` counts it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,23 @@ _MOST = 8
 """Recordings that are kept; a further one takes the place of the one that wasn't used for longest."""
 
 
-def can_record(*, dropout: float, recomputed: int) -> bool:
-    """A layer that is computed again asks for the state of the generator, which a recording can't."""
-    return not (dropout and recomputed)
+def can_record(*, dropout: float, recomputed: int, rope: str = "default") -> bool:
+    """Whether a step can be recorded.
+
+    Args:
+        dropout: of the adapter. A layer that is computed again asks for the generator's state, which a recording can't.
+        recomputed: how many layers are.
+        rope: kind of the rotary embedding (`rope_type`). Dynamic ones look at a value on the GPU in each pass.
+    """
+    return not (dropout and recomputed) and rope not in ("dynamic", "longrope")
+
+
+def rope_type(config: Any) -> str:
+    """Of a model's config, under its name of today or the one before."""
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [found, *(value for value in found.values() if isinstance(value, dict))]  # one for each kind of layer
+    names = [str(kind.get("rope_type", kind.get("type", "default"))) for kind in kinds]
+    return next((name for name in names if name != "default"), "default")
 
 
 def extent_class(extent: tuple[int, int], most_rows: int, tokens: int) -> tuple[int, int]:
@@ -99,13 +113,20 @@ class RecordedDecoder:
 
     def release(self) -> None:
         """Gives the recordings' memory back."""
-        if self._pool is None:
+        if not self._gradients:
             return
         gpu_peak.idle(0)
         self._recordings.clear()
         self._inputs, self._gradients, self._pool = [], [], None
         gc.collect()
         torch.cuda.empty_cache()
+
+    def give_up(self) -> bool:
+        """Records nothing from now on; whether that gives memory back."""
+        self._no_room, had = True, bool(self._gradients)
+        self._hidden, self._dhidden = None, None
+        self.release()
+        return had
 
     def _make(self, extent: tuple[int, int], inputs: list[torch.Tensor]) -> bool:
         """Records a class; False where there is no memory for it, and none is recorded from then on."""
@@ -114,13 +135,17 @@ class RecordedDecoder:
         if len(self._recordings) >= _MOST:
             del self._recordings[next(iter(self._recordings))]
         # Warming up and recording draw random numbers; a run that was resumed would have drawn once more.
-        before = torch.cuda.get_rng_state()
+        before, stream = torch.cuda.get_rng_state(), torch.cuda.current_stream()
         try:
             gpu_peak.idle(0)  # its tensors lie where those of the others lay
             self._record(extent, inputs)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # torch's own lack of memory, or the driver's
+            if "out of memory" not in str(error):
+                raise
             self._no_room = True
-            self.release()
+        if self._no_room:  # outside of `except`, whose traceback holds what is to be freed
+            torch.cuda.set_stream(stream)  # a capture that fails doesn't leave its own
+            self.give_up()
             warn("no GPU memory is left to record the step's launches: it runs without, slower, to the same bits")
         torch.cuda.set_rng_state(before)
         return not self._no_room

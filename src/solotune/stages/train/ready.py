@@ -64,12 +64,13 @@ def make_ready(
             _refuse_without_room(config, run_dir, trainer, inputs)  # now that it is known what one takes
             break
         except StepDoesntFit:
-            del trainer
-            gc.collect()
-            torch.cuda.empty_cache()
-            layout = _next(config, shapes, layout, limit, began=manifest.layout is not None)
-            others = [what for what in manifest.not_covered if what != _LOWERED]
-            manifest = msgspec.structs.replace(manifest, not_covered=[*others, _LOWERED])
+            pass  # its traceback holds the trainer until here
+        del trainer
+        gc.collect()
+        torch.cuda.empty_cache()
+        layout = _next(config, shapes, layout, limit, began=manifest.layout is not None)
+        others = [what for what in manifest.not_covered if what != _LOWERED]
+        manifest = msgspec.structs.replace(manifest, not_covered=[*others, _LOWERED])
     _say_rehearsal(rehearsal)
     manifest = msgspec.structs.replace(manifest, layout=layout, rehearsal=rehearsal)
     run_dir.write_manifest(manifest)
