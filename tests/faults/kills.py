@@ -120,6 +120,8 @@ def _kill(folder: Path, given: Sequence[str], draw: random.Random, earliest: flo
         after = draw.uniform(earliest, whole)
         start = time.monotonic()
         if _train(folder, ["train", *given, "--run-id", RUN], after):
+            if earliest and (not _manifest(folder).exists() or _outcome(folder) is not None):
+                continue  # nothing is left to go on with: it says nothing about a resume
             return after
         # The machine is quicker than it was for the undisturbed one.
         took = time.monotonic() - start

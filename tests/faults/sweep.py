@@ -90,7 +90,7 @@ def main() -> int:
     arguments = _arguments()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        found = sweep(Path(folder), arguments.stages, arguments.every, arguments.workers)
+        found = sweep(Path(folder), arguments.stages, arguments.every, arguments.workers, arguments.first)
     fired = [one for one in found if one.fired]
     for line in table(fired):
         print(line)
@@ -105,14 +105,14 @@ def main() -> int:
     return 1 if lost else 0
 
 
-def sweep(folder: Path, stages: Sequence[str], every: int, workers: int) -> list[Found]:
-    """Runs every `every`-th case of each kind (stage, call, fault), spread over `workers` processes."""
+def sweep(folder: Path, stages: Sequence[str], every: int, workers: int, first: int = 0) -> list[Found]:
+    """Runs every `every`-th case of each kind (stage, call, fault) from `first`, spread over `workers` processes."""
     machine = _Machine(folder)
     cases = [case for stage in stages for case in machine.cases(stage)]
     chosen: list[Case] = []
     for kind in sorted({(c.stage, c.call, c.fault) for c in cases}):
         of_kind = [c for c in cases if (c.stage, c.call, c.fault) == kind]
-        chosen += of_kind[len(kind[2]) % every :: every] if every < len(of_kind) else of_kind[:1]
+        chosen += of_kind[(len(kind[2]) + first) % every :: every] if every < len(of_kind) else of_kind[:1]
     results = [folder / f"results-{n}.jsonl" for n in range(workers)]
     children = [
         _fork(lambda n=n: _write(results[n], [machine.try_case(c, n) for c in chosen[n::workers]]), None)
@@ -374,6 +374,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--every", type=int, default=1, help="take every n-th call of each kind only")
+    parser.add_argument("--first", type=int, default=0, help="which of them to begin with")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", help="where to write what was found")
     return parser.parse_args()

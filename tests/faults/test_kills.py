@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 def test_kill_9_anywhere_and_a_resume_end_with_the_same_adapter() -> None:
     if not list((ROOT / "data" / "splits" / "smoke").glob("manifest.json")) or not list((ROOT / "models").glob("*")):
         pytest.skip("`scripts/local.sh smoke` first: it brings the model and the splits")
-    kills = os.environ.get("SOLOTUNE_KILLS", "5")
+    kills = os.environ.get("SOLOTUNE_KILLS", "3")
     short = ["training.max_steps=6", "training.save_steps=2", "training.eval_steps=3", "lora.lora_dropout=0.1"]
     given = [word for setting in short for word in ("--set", setting)]
     command = [sys.executable, "tests/faults/kills.py", "--config", "configs/smoke.yaml", *given, "--kills", kills]
