@@ -77,7 +77,10 @@ def _afterwards(stage: str, run_id: str) -> str:
     return {
         "train": f"Where the run had begun, `invoke train --resume {run_id}` goes on with it",
         "evaluate": f"The adapter is whole; go on with `invoke evaluate --run {run_id}`",
-        "export": f"The adapter is whole and measured; go on with `invoke export --run {run_id} --merge`",
+        "export": (
+            f"The adapter is whole and measured, in runs/{run_id}/adapter; "
+            f"when that is mended: `invoke export --run {run_id} --merge`"
+        ),
     }.get(stage, "The stages before it need no repetition")
 
 
