@@ -209,11 +209,10 @@ class _Machine:
         return Found(case, code, trouble, fired)
 
     def _said(self, case: Case, code: int, text: str) -> list[str]:
-        """An error is one that the user can act on; a kill leaves no time to say anything."""
-        if case.fault == "KILL":
-            # 0: the call wasn't made this time.
-            return [] if code in (-signal.SIGKILL, 0) else [f"killed, and exit {code}: {text[-300:]}"]
-        if code == 0:
+        """An error is one that the user can act on; a kill leaves no time to say so, unless it hit a stage's child."""
+        if case.fault == "KILL" and code == -signal.SIGKILL:
+            return []
+        if code == 0:  # the call wasn't made this time; or none was needed
             return []
         if code != 2 or "Traceback" in text or "fault in solotune" in text:
             return [f"exit {code}: {text[-600:]}"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import solotune
+from solotune.errors import MachineError
 
 
 def command(name: str) -> list[str]:
@@ -23,6 +25,9 @@ def run(program: Sequence[str], asked: str = "", seconds: int = 4 * 3600) -> sub
     Args:
         asked: its standard input.
         seconds: after which it has failed: a chat template can loop for ever.
+
+    Raises:
+        MachineError: somebody else ended it, which says nothing about what it was asked.
     """
     environment = {
         **os.environ,
@@ -31,7 +36,7 @@ def run(program: Sequence[str], asked: str = "", seconds: int = 4 * 3600) -> sub
         "PYTHONPATH": str(Path(solotune.__file__).resolve().parents[1]),  # as in the image, and nothing else
     }
     try:
-        return subprocess.run(
+        done = subprocess.run(
             program,
             input=asked,
             capture_output=True,
@@ -43,3 +48,10 @@ def run(program: Sequence[str], asked: str = "", seconds: int = 4 * 3600) -> sub
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(list(program), 1, "", f"it took more than {seconds:,} s")
+    if -done.returncode in (signal.SIGKILL, signal.SIGTERM):
+        raise MachineError(
+            f"llama.cpp's program was ended from outside ({signal.Signals(-done.returncode).name}); Linux does so to "
+            "what takes most when memory runs out",
+            "Free some memory, then run the same command again",
+        )
+    return done
