@@ -53,13 +53,16 @@ def test_a_page_that_cant_be_written_keeps_no_other_from_its_own(
 
 
 def test_what_a_kill_left_goes_unless_somebody_is_at_work_there(runs: Path) -> None:
-    left = runs / A / ".staged-report.html.1-abcd"
-    left.write_text("half")
+    page, models = runs / A / ".staged-report.html.1-abcd", runs / A / "export" / ".staged-scratch.1-abcd"
+    page.write_text("half")
+    models.mkdir(parents=True)
     with held(runs / A, "train"):
         assert cli.main(["report", "--run", A]) == 0
-    assert left.exists()
+    assert page.exists()
+    assert models.exists()
     assert cli.main(["report"]) == 0
-    assert not left.exists()
+    assert not page.exists()
+    assert not models.exists()
 
 
 def test_a_run_that_isnt_there_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

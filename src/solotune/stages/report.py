@@ -43,3 +43,4 @@ def _tidy(run_dir: RunDir) -> None:
     """Deletes what a killed process left half written in a run; where one is at work, what is there is its own."""
     with suppress(ArtifactError), held(run_dir.path, "report"):
         remove_staged(run_dir.path)
+        remove_staged(run_dir.export)  # models of an export that was killed when all was on record

@@ -62,6 +62,7 @@ def run(
         run_dir = RunDir.find(RUNS, wanted)
         locks.enter_context(held(run_dir.path, command := f"evaluate --run {run_dir.run_id}"))
         remove_staged(run_dir.path)
+        remove_staged(run_dir.export)
         manifest, outcome = run_dir.finished()
         its_split = load(run_dir.config_of(manifest)).evaluation.split
         config = load(run_dir.config, overrides)
