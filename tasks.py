@@ -65,6 +65,7 @@ def fetch(c: Context, config: str, set: list[str]) -> None:
         "replace": "replace splits made otherwise",
         "check": "verify the splits that are there",
         "show": "print the row with this id as tokens, with what is trained marked",
+        "set": "KEY=VALUE, overrides a key (repeatable)",
     },
     iterable=["set"],
     positional=[],
@@ -78,7 +79,11 @@ def prepare(
 
 
 @task(
-    help={"config": "a YAML file of configs/", "vram": "plan for a card of this many GiB"},
+    help={
+        "config": "a YAML file of configs/",
+        "vram": "plan for a GPU of this many GiB",
+        "set": "KEY=VALUE, overrides a key (repeatable)",
+    },
     iterable=["set"],
     positional=[],
 )
@@ -89,7 +94,14 @@ def plan(c: Context, config: str, set: list[str], vram: str = "") -> None:
     _solotune(c, service, "plan", *given, *(["--vram", vram] if vram else []))
 
 
-@task(help={"config": "a YAML file of configs/", "resume": "go on with an unfinished run"}, iterable=["set"])
+@task(
+    help={
+        "config": "a YAML file of configs/",
+        "resume": "go on with an unfinished run",
+        "set": "KEY=VALUE, overrides a key (repeatable)",
+    },
+    iterable=["set"],
+)
 def train(c: Context, set: list[str], config: str = "", resume: str = "") -> None:
     """Splits -> adapter, in runs/<run_id>/."""
     given = _config(config, set) if config else [word for value in set for word in ("--set", value)]
@@ -149,7 +161,11 @@ def export(
     _stage(c, _service_of_run(run), "export", *of_run, *_flag("--merge", merge), *base, *types, *bounds)
 
 
-@task(help={"config": "a YAML file of configs/"}, iterable=["set"], positional=[])
+@task(
+    help={"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"},
+    iterable=["set"],
+    positional=[],
+)
 def pipeline(c: Context, config: str, set: list[str]) -> None:
     """fetch, prepare, plan, train, evaluate, export --merge."""
     _pipeline(c, config, set)

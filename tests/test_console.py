@@ -53,6 +53,17 @@ def test_a_terminal_that_was_closed_ends_no_work(tmp_path: Path) -> None:
     assert (tmp_path / "saved").read_text() == "saved"
 
 
+def test_what_an_earlier_process_did_took_none_of_this_ones_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with console.Progress("training", 241, "steps", 47) as bar:
+        clock[0] += 10
+        bar.advance(10)
+    assert capsys.readouterr().out == "  training: 57 of 241 steps, 1 steps/s, 3 min 04 s left\n"
+
+
 @pytest.mark.parametrize(
     ("given", "text", "shown"),
     [

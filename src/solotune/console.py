@@ -146,14 +146,14 @@ class Progress:
     ...     bar.advance(4, loss=0.31)
     """
 
-    def __init__(self, what: str, total: int | None, unit: str) -> None:
+    def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._done = 0
+        self._done = self._before = done  # what an earlier process did took none of our time
         self._shown_at = -1
         self._fields = ""
         self._start = self._last_line = time.monotonic()
         self._rich = _rich_progress() if sys.stdout.isatty() else None
-        self._task = self._rich.add_task(what, total=total, fields="") if self._rich else None
+        self._task = self._rich.add_task(what, total=total, completed=done, fields="") if self._rich else None
 
     def __enter__(self) -> Self:
         if self._rich:
@@ -175,7 +175,7 @@ class Progress:
         if fields:
             self._fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items())
         if self._rich and self._task is not None:
-            rate = self._done / max(time.monotonic() - self._start, 1e-9)
+            rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
             self._rich.update(
                 self._task, completed=self._done, fields=f"{rate:,.4g} {self._unit}/s {self._fields}".rstrip()
             )
@@ -190,11 +190,11 @@ class Progress:
         parts = [f"{self._what}: {self._done:,}"]
         if self._total:
             parts[0] += f" of {self._total:,}"
-            if self._done:
-                left = elapsed / self._done * (self._total - self._done)
+            if self._done > self._before:
+                left = elapsed / (self._done - self._before) * (self._total - self._done)
                 parts.append(f"{duration(left)} left" if left >= 1 else f"took {duration(elapsed)}")
         parts[0] += f" {self._unit}"
-        parts.insert(1, f"{self._done / elapsed:,.4g} {self._unit}/s")
+        parts.insert(1, f"{(self._done - self._before) / elapsed:,.4g} {self._unit}/s")
         if self._fields:
             parts.append(self._fields)
         say("  " + ", ".join(parts))

@@ -63,7 +63,8 @@ def test_an_empty_side_is_refused_unless_it_was_asked_for() -> None:
     with pytest.raises(DataError, match=r"the val split would be empty: .*\(0\.05\) drew none") as caught:
         check_sides(config(), sizes(8, 0, 1))
     assert all(
-        way in caught.value.fix for way in ("Add rows", "raise that", "meta.split: val", "set the fraction to 0")
+        way in caught.value.fix
+        for way in ("Add rows", "raise that", "of 9 rows 0.5 hardly", "meta.split: val", "set the fraction to 0")
     )
     with pytest.raises(DataError, match=r"the test split would be empty"):
         check_sides(config(val_fraction=0), sizes(8, 0, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from solotune.config.schema import DatasetConfig
@@ -52,6 +53,7 @@ def check_sides(dataset: DatasetConfig, rows: Mapping[str, int]) -> list[str]:
             "the train split would be empty: every row is on another side",
             "Add rows, or lower dataset.val_fraction and dataset.test_fraction",
         )
+    among = sum(rows.values())
     fractions = {"val": dataset.val_fraction, "test": dataset.test_fraction}
     empty = [split for split in fractions if not rows[split]]
     for split in empty:
@@ -59,7 +61,13 @@ def check_sides(dataset: DatasetConfig, rows: Mapping[str, int]) -> list[str]:
             raise DataError(
                 f"the {split} split would be empty: no row declares it, and dataset.{split}_fraction "
                 f"({fractions[split]:g}) drew none",
-                f"Add rows, raise that fraction, declare meta.split: {split} on some rows, "
+                f"Add rows, raise that fraction (of {among:,} rows {_draws(among):g} hardly ever draws none), declare "
+                f"meta.split: {split} on some rows, "
                 f"or set the fraction to 0 to go without {split}",
             )
     return empty
+
+
+def _draws(rows: int) -> float:
+    """A fraction that draws one of so many rows in 99 cases of 100."""
+    return min(0.5, math.ceil(500 / rows) / 100)

@@ -52,8 +52,7 @@ class MetricsLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._bar = Progress("training", state.max_steps, "steps").__enter__()
-        self._bar.advance(state.global_step)
+        self._bar = Progress("training", state.max_steps, "steps", state.global_step).__enter__()
         self._shown_step = state.global_step
 
     def on_step_begin(

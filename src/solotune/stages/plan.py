@@ -13,7 +13,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import Layout, RunDir, run_ids
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import CardConfig, RunConfig
-from solotune.console import counted, duration, say, stage, table
+from solotune.console import counted, duration, say, stage, table, warn
 from solotune.dataset.stored import read_rows
 from solotune.errors import DataError, MachineError, SolotuneError
 from solotune.modeling import determinism, memory
@@ -122,6 +122,8 @@ def _say_time(config: RunConfig, tokens: float) -> None:
 def _room(config: RunConfig, vram: float | None) -> tuple[float, str]:
     """Bytes that training may take, and of what."""
     if config.device == "cpu":
+        if vram is not None:
+            warn("--vram is about a GPU, and this config trains on the CPU (device: cpu)")
         return float(psutil.virtual_memory().available), "this machine"
     if vram is not None:
         return allowed(config, vram * GIB), f"a card of {vram:g} GB"
