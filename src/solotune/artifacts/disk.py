@@ -12,10 +12,7 @@ from pathlib import Path
 from solotune.errors import ArtifactError, SolotuneError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_OF_DISKS = (
-    *(*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EFBIG),
-    *(errno.ESTALE, errno.ENOTCONN, errno.ENODEV),  # of a mount that went away
-)
+_NOT_OF_DISKS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.E2BIG, errno.ENOEXEC, errno.ECHILD)
 
 
 def refuse_without_room(folder: Path, needed: int, what: str, fix: str) -> None:
@@ -56,7 +53,7 @@ def trouble_in_one_line(folder: Path, lost: str, then: Callable[[], str], needed
         told = "os error 28" in str(error) or "No space left" in str(error)  # by a library, in its own words
         if (isinstance(error, OSError) and error.errno in _FULL) or told or _is_full(folder, needed):
             raise ArtifactError(f"the disk is full: {folder} couldn't be written, and {lost}", then()) from error
-        if not isinstance(error, OSError) or error.errno not in _OF_DISKS:
+        if not isinstance(error, OSError) or error.errno in _NOT_OF_DISKS:
             raise
         raise ArtifactError(
             f"can't write {error.filename or folder}: {error.strerror or error}",
