@@ -196,6 +196,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(
     prepared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

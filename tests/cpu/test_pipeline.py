@@ -330,6 +330,7 @@ def test_settings_without_a_config_are_refused(prepared: Path, capsys: pytest.Ca
     assert "--set goes with --config" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_four_scripts_take_raw_rows_to_a_merged_model(prepared: Path) -> None:
     """The acceptance list's own doors, each in a process of its own as a user starts it."""
