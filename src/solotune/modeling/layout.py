@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 from solotune.artifacts.run_dir import Layout
 from solotune.config.schema import RunConfig
-from solotune.modeling.memory import Shapes, estimate
-from solotune.modeling.step.recorded import can_record
+from solotune.modeling.memory import Shapes, estimate, is_recorded
 
 _FRAGMENTS = 1.04
 """The allocator takes this much more than it hands out (3 % in the packs measured), and gives back what doesn't fit."""
@@ -84,8 +83,6 @@ def _cost(model: Shapes, config: RunConfig, layout: Layout) -> float:
     share = layout.recomputed / model.layers
     tokens = layout.sequences * config.training.max_length
     products = 2 + share
-    if layout.fixed_shape and not can_record(
-        dropout=config.lora.lora_dropout, recomputed=layout.recomputed, rope=model.rope
-    ):
+    if layout.fixed_shape and not is_recorded(model, config, layout):
         products *= _LAUNCHED
     return products * (1 + (_DEQUANTISED / tokens if config.quantization else 0.0))

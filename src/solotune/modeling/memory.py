@@ -97,7 +97,7 @@ def estimate(model: Shapes, config: RunConfig, layout: Layout) -> Memory:
     """Memory of one training step: what torch's allocator has handed out at its peak."""
     width = _BYTES[config.model.dtype]
     in_linear = sum(i * o for _, i, o in model.linear)
-    adapter = sum(config.lora.r * (i + o) for _, i, o in _adapted(model, config))
+    adapter = _adapter_parameters(model, config)
     parts = {
         "base model": in_linear * (_NF4_BYTES if config.quantization else width) + model.other_parameters * width,
         "adapter and its gradient": adapter * 8.0,
@@ -105,6 +105,15 @@ def estimate(model: Shapes, config: RunConfig, layout: Layout) -> Memory:
         **(_of_packs if layout.fixed_shape else _of_batches)(model, config, layout),
     }
     return Memory({k: v for k, v in parts.items() if v}, adapter, in_linear + model.other_parameters)
+
+
+def is_recorded(model: Shapes, config: RunConfig, layout: Layout) -> bool:
+    """Whether a step on packs of one shape is replayed from recordings (`step/recorded.py`)."""
+    return can_record(dropout=config.lora.lora_dropout, recomputed=layout.recomputed, rope=model.rope)
+
+
+def _adapter_parameters(model: Shapes, config: RunConfig) -> int:
+    return sum(config.lora.r * (i + o) for _, i, o in _adapted(model, config))
 
 
 def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, float]:
@@ -129,11 +138,11 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
         "gradients on their way": on_their_way,
         "output head": head.ROWS * model.vocabulary * width,
     }
-    if can_record(dropout=config.lora.lora_dropout, recomputed=layout.recomputed, rope=model.rope):
+    if is_recorded(model, config, layout):
         # The gradients of one backward pass before they are added up, hidden states in and out, and what lies idle
         # between the pieces of the recording's memory: fitted to the peaks in benchmarks/README.md.
         unpacked = max(i * o for _, i, o in model.linear) * width if config.quantization else 0
-        gradients = sum(config.lora.r * (i + o) for _, i, o in adapted) * 4
+        gradients = 4 * _adapter_parameters(model, config)
         parts["recorded step"] = gradients + 2 * inputs + 1.6 * on_their_way + 2.2 * unpacked
     return parts
 
