@@ -66,10 +66,7 @@ def holder(folder: Path) -> Holder | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # gone again with the descriptor
     except BlockingIOError:
-        try:
-            return msgspec.json.decode(os.read(descriptor, 4096), type=Holder)
-        except msgspec.DecodeError:  # it holds the file and hasn't written its name yet
-            return None
+        return _named(folder / NAME)
     except OSError:
         return None
     finally:
@@ -135,6 +132,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 def _named(path: Path) -> Holder | None:
+    """Who wrote its name into the lock file; None before somebody has."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Holder)
     except (OSError, msgspec.DecodeError):
