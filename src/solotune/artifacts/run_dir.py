@@ -273,6 +273,11 @@ class RunDir:
             with atomic_folder(self.path) as staged:
                 yield RunDir(staged)
 
+    def tidy(self) -> None:
+        """Deletes what a killed process left half written, models of an export too; for whoever holds the run."""
+        remove_staged(self.path)
+        remove_staged(self.export)
+
     @classmethod
     def find(cls, root: Path, wanted: str) -> RunDir:
         """The run with this id, this unique prefix, or the newest one for `latest`.

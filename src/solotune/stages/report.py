@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from solotune import report
-from solotune.artifacts.files import remove_staged
 from solotune.artifacts.lock import held
 from solotune.artifacts.run_dir import RunDir, run_ids
 from solotune.console import counted, say
@@ -42,5 +41,4 @@ def run(wanted: str | None = None) -> None:
 def _tidy(run_dir: RunDir) -> None:
     """Deletes what a killed process left half written in a run; where one is at work, what is there is its own."""
     with suppress(ArtifactError), held(run_dir.path, "report"):
-        remove_staged(run_dir.path)
-        remove_staged(run_dir.export)  # models of an export that was killed when all was on record
+        run_dir.tidy()

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from solotune.artifacts.files import remove_staged
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport
 from solotune.artifacts.model_dir import ModelDir
@@ -61,8 +60,7 @@ def run(
         start = time.monotonic()
         run_dir = RunDir.find(RUNS, wanted)
         locks.enter_context(held(run_dir.path, command := f"evaluate --run {run_dir.run_id}"))
-        remove_staged(run_dir.path)
-        remove_staged(run_dir.export)
+        run_dir.tidy()
         manifest, outcome = run_dir.finished()
         its_split = load(run_dir.config_of(manifest)).evaluation.split
         config = load(run_dir.config, overrides)
