@@ -240,12 +240,10 @@ def _not_finite(
     """The error for a step whose loss or gradient isn't a number; its rows are listed in the run's folder."""
     ids = _ids(stopped.rows, config, manifest)
     figures = {"step": stopped.step, "loss": str(stopped.loss), "grad_norm": str(stopped.grad_norm), "rows": ids}
-    all_of_them = f" (all in {run_dir.not_finite})"
+    all_of_them = "" if trial else f" (all in {run_dir.not_finite})"  # a trial's folder is gone when this is read
     try:
         write_json(run_dir.not_finite, figures)
     except OSError:  # what stopped the training is said also on a full disk
-        all_of_them = ""
-    if trial:  # its folder is gone when this is read
         all_of_them = ""
     saved = Checkpoints(run_dir.checkpoints).steps()
     return ModelError(
