@@ -29,6 +29,7 @@ SHELL_FILES = (
     "tests/wsl/*.*",
     "tests/wsl/machine/[mu]*/**/*",
 )
+_OF_CONFIG = {"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"}
 sys.path.insert(0, str(ROOT / "docker"))
 from host import container, image  # noqa: E402  beside the Dockerfile, on no other path
 
@@ -48,7 +49,7 @@ def build(c: Context, base_image: str = "", apt_snapshot: str = "", no_cache: bo
 
 
 @task(
-    help={"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"},
+    help=_OF_CONFIG,
     iterable=["set"],
     positional=[],
 )
@@ -61,11 +62,10 @@ def fetch(c: Context, config: str, set: list[str]) -> None:
 
 @task(
     help={
-        "config": "a YAML file of configs/",
+        **_OF_CONFIG,
         "replace": "replace splits made otherwise",
         "check": "verify the splits that are there",
         "show": "print the row with this id as tokens, with what is trained marked",
-        "set": "KEY=VALUE, overrides a key (repeatable)",
     },
     iterable=["set"],
     positional=[],
@@ -80,9 +80,8 @@ def prepare(
 
 @task(
     help={
-        "config": "a YAML file of configs/",
+        **_OF_CONFIG,
         "vram": "plan for a GPU of this many GiB",
-        "set": "KEY=VALUE, overrides a key (repeatable)",
     },
     iterable=["set"],
     positional=[],
@@ -96,9 +95,8 @@ def plan(c: Context, config: str, set: list[str], vram: str = "") -> None:
 
 @task(
     help={
-        "config": "a YAML file of configs/",
+        **_OF_CONFIG,
         "resume": "go on with an unfinished run",
-        "set": "KEY=VALUE, overrides a key (repeatable)",
     },
     iterable=["set"],
 )
@@ -162,7 +160,7 @@ def export(
 
 
 @task(
-    help={"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"},
+    help=_OF_CONFIG,
     iterable=["set"],
     positional=[],
 )
