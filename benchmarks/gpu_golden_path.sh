@@ -62,7 +62,7 @@ if [[ $part == first ]]; then
     clock
     watched export --run latest --merge
     clock
-    cp runs/2*/export.json runs/2*/eval_report.json "$OUT"
+    cp runs/2*/export/export.json runs/2*/eval_report.json "$OUT"
 else
     # Twice the same, and once more stopped by SIGTERM in the middle and resumed: three equal hashes are wanted.
     [[ -d models/random-8b ]] || python3 benchmarks/random_8b.py "$tokenizer" models/random-8b

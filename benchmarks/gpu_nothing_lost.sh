@@ -72,6 +72,15 @@ train() { # NAME, then the command's own arguments
     fi
 }
 
+train_all() { # NUMBER: every kind, side by side
+    local kind pids=()
+    for kind in "${kinds[@]}"; do
+        arguments_of "$kind"
+        train "$kind-$1" "${arguments[@]}" & pids+=($!)
+    done
+    wait "${pids[@]}"
+}
+
 stop_and_go_on() { # NAME, then the command's own arguments
     local name=$1 run code=0 pid
     run=$(id "$name")
@@ -120,20 +129,10 @@ if [[ $kills ]]; then
     killed
     clock 'kills'
 else
-    first=()
-    for kind in "${kinds[@]}"; do
-        arguments_of "$kind"
-        train "$kind-1" "${arguments[@]}" & first+=($!)
-    done
-    wait "${first[@]}"
+    train_all 1
     clock 'first runs'
     export TORCHINDUCTOR_CACHE_DIR=$work/inductor-2
-    second=()
-    for kind in "${kinds[@]}"; do
-        arguments_of "$kind"
-        train "$kind-2" "${arguments[@]}" & second+=($!)
-    done
-    wait "${second[@]}"
+    train_all 2
     clock 'second runs'
     for kind in qlora-dropout qlora-8bit qlora-paged qlora-recomputed; do
         arguments_of "$kind"
