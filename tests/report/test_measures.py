@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.report.demo import make_run
 
@@ -54,6 +54,8 @@ def test_rows_that_got_worse_are_counted_beyond_those_that_are_listed(report: Ev
 
 
 @given(st.lists(st.floats(-1e6, 1e6, allow_nan=False), max_size=6))
+@example([5e-324])
+@example([1e-8])
 def test_an_axis_holds_zero_and_every_value_and_has_round_ticks(values: list[float]) -> None:
     axis = axis_over(values)
     assert axis.low <= 0 <= axis.high

@@ -13,6 +13,8 @@ _TAGS = 40
 _WORSE_ROWS = 12
 _TICKS = 5.5
 """Steps between the ends of an axis, at most."""
+_SAME = 1e-9
+"""Ends that are nearer than this count as one: no figure is shown that finely, and the least floats have no tenth."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def axis_over(values: Iterable[float]) -> Axis:
     """An axis that holds 0 and all values, with room for a mark at its ends."""
     finite = [0.0, *(value for value in values if math.isfinite(value))]
     low, high = min(finite), max(finite)
-    if low == high:
+    if high - low < _SAME:
         return Axis(-1.0, 1.0)
     margin = 0.04 * (high - low)
     return Axis(low - margin, high + margin)
