@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.tiny import make_experiment, make_model, make_tokenizer
+
+# One commit, one verdict. To look for more: pytest --hypothesis-profile explore, as often as one likes.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, max_examples=3000)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

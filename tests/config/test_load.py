@@ -669,7 +669,7 @@ texts = (
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     raw_files=st.lists(texts, min_size=1, max_size=3),
     columns=st.dictionaries(st.text(max_size=10) | texts, texts, max_size=3),
@@ -709,7 +709,7 @@ def test_the_resolved_config_loads_back_to_an_equal_one(
     assert resolved_yaml(again) == resolved_yaml(config)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_a_config_or_a_config_error(data: st.DataObject) -> None:
     text = MINIMAL + "lora: {target_modules: [a, b]}\nevaluation:\n  metrics_by_tag:\n    a: &m [b]\n"

@@ -157,7 +157,7 @@ some_lines = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(some_lines, max_size=25))
 def test_rows_in_are_rows_kept_and_duplicates_and_quarantined(lines: list[bytes]) -> None:
     found, left_out, counts = run(*lines)
@@ -171,7 +171,7 @@ def test_rows_in_are_rows_kept_and_duplicates_and_quarantined(lines: list[bytes]
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=30))
 def test_a_quarantined_row_is_recovered_to_the_byte(content: bytes) -> None:
     problem = RowProblem("invalid_json", "no")

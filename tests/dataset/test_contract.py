@@ -266,7 +266,7 @@ chats = st.lists(st.tuples(clean_texts, clean_texts), min_size=1, max_size=3).ma
 rows = st.builds(Row, st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200), chats, metas)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_what_is_encoded_decodes_to_the_same_row_and_the_same_bytes(row: Row) -> None:
     raw = encode(row)
@@ -276,7 +276,7 @@ def test_what_is_encoded_decodes_to_the_same_row_and_the_same_bytes(row: Row) ->
     assert decode(json.dumps(json.loads(raw)).encode()) == row  # \u escapes, other spacing
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.text(st.sampled_from('a"\\u0022:,{}é'), min_size=1, max_size=12),
     st.sampled_from(["id", "messages", "meta", "role", "content", "source", "tags", "split", "group"]),
@@ -319,14 +319,14 @@ def verdict(read: Callable[[Any], object], value: object) -> str:
     return "row"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=60) | st.text(max_size=60).map(said) | st.text().map(str.encode))
 def test_any_bytes_are_a_row_or_a_problem(raw: bytes) -> None:
     found = verdict(decode, raw)
     assert found in REASONS or decode(encode(decode(raw))) == decode(raw)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.sampled_from("<|_turnsaofde>[]/INST\x00\x0b\x7f\\ \n"), min_size=1, max_size=30))
 def test_the_quick_look_at_the_bytes_misses_nothing_that_the_full_search_finds(content: str) -> None:
     value = {"id": "a", "messages": [{"role": "user", "content": content}, REPLY]}

@@ -513,7 +513,7 @@ LINES = [
 files = st.lists(st.sampled_from(LINES) | st.binary(max_size=30), max_size=12).map(b"\n".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(files, st.sampled_from([".jsonl", ".json", ".csv", ".tsv"]), st.sampled_from(list(FORMATS)))
 def test_of_any_bytes_every_record_is_kept_a_duplicate_or_in_quarantine_verbatim(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str, format_name: str
@@ -546,7 +546,7 @@ def test_of_any_bytes_every_record_is_kept_a_duplicate_or_in_quarantine_verbatim
         assert counts.rows_in == len(content.removeprefix(b"\xef\xbb\xbf").split(b"\n")) - len(blank)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(LINES[:5]), st.integers(0, 120), st.integers(0, 4), st.binary(max_size=4))
 def test_a_changed_line_is_a_row_or_has_a_code(line: bytes, at: int, cut: int, put: bytes) -> None:
     changed = line[:at] + put + line[at + cut :]

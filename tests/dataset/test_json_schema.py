@@ -152,7 +152,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [place for key, item in items for place in ((value, key), *places(item))]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(rows, st.lists(st.tuples(st.integers(0, 60), st.sampled_from("rdak"), values), max_size=2))
 @example(row(), [])
 def test_both_say_the_same_of_rows_and_of_rows_with_a_change(value: Any, changes: list) -> None:

@@ -99,7 +99,7 @@ texts = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts)
 def test_a_signature_depends_on_the_shingles_of_its_text_alone(found: list[str]) -> None:
     """Neither on its neighbours in the batch nor on the blanks within it."""

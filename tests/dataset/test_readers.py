@@ -97,7 +97,7 @@ def test_a_line_of_any_length_takes_bounded_memory() -> None:
     assert found == ["line_too_long"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda b: b"\n" not in b and b.strip(b" \t\r")), max_size=6))
 def test_jsonl_offsets_lead_back_to_the_bytes(lines: list[bytes]) -> None:
     data = b"\n".join(lines)
@@ -161,7 +161,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(json_values, max_size=5), st.sampled_from([None, 0, 2]), st.booleans())
 def test_elements_are_those_that_a_parser_finds(values: list[Any], indent: int | None, ascii_only: bool) -> None:
     data = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode()
@@ -240,7 +240,7 @@ def test_no_line_of_a_broken_csv_record_becomes_a_row(broken: bytes, message: st
 speech = st.lists(st.sampled_from(["x", "y,", "x,y", "\n", ",", '""']), max_size=6).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(speech, speech), max_size=4), st.tuples(speech, speech, speech), st.integers(0, 4))
 def test_speech_whose_quotes_are_not_doubled_adds_no_row(
     rows: list[tuple[str, str]], broken: tuple[str, str, str], at: int
@@ -259,7 +259,7 @@ def test_speech_whose_quotes_are_not_doubled_adds_no_row(
     assert any(bad in r.raw.decode() for r in found if r.problem)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from('"a ,\t\n\r\\'), max_size=24), st.sampled_from(["p.csv", "p.tsv"]))
 def test_every_byte_of_a_delimited_file_is_in_one_record(text: str, name: str) -> None:
     data = ("q,a\n" if name == "p.csv" else "q\ta\n").encode() + text.encode()
@@ -314,7 +314,7 @@ def test_an_over_long_csv_record_costs_one_row_with_all_of_its_lines(record: byt
     assert f"record: {len(record) + 1:,} bytes" in str(found[1].problem)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from('"a ,\n\r'), max_size=30))
 def test_the_pieces_in_which_an_over_long_record_is_read_change_nothing(text: str) -> None:
     def read_in_pieces_of(size: int) -> list[tuple] | str:
@@ -370,7 +370,7 @@ def test_a_single_column_is_a_header() -> None:
     assert [r.value for r in records("a.csv", b"text\na;b\n")] == [{"text": "a;b"}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), min_size=2, max_size=2).filter(any),
@@ -470,7 +470,7 @@ def test_a_parquet_row_of_many_repeated_texts_is_too_long() -> None:
     assert len(found[2].raw) <= KEPT_OF_LONG_LINE
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(json_values, st.lists(st.text(st.sampled_from("aé\n"), max_size=9), max_size=4)), max_size=9),
     st.sampled_from([1, 40, 1000]),

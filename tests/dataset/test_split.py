@@ -81,7 +81,7 @@ grouped_lists = st.lists(st.integers(0, 40), max_size=30).map(
 HALVES = config(val_fraction=0.3, test_fraction=0.3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(row_lists, st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_matter(rows: list[Row], rng: random.Random) -> None:
     order = rng.sample(range(len(rows)), len(rows))
@@ -89,13 +89,13 @@ def test_the_order_of_the_rows_does_not_matter(rows: list[Row], rng: random.Rand
     assert sides([rows[i] for i in order], HALVES) == [found[i] for i in order]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(row_lists, row_lists)
 def test_rows_that_come_later_move_none(rows: list[Row], more: list[Row]) -> None:
     assert sides(rows + more, HALVES)[: len(rows)] == sides(rows, HALVES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(row_lists, st.lists(st.sampled_from(["train", "val", "test"]), max_size=8))
 def test_no_group_is_on_two_sides_whatever_is_declared(rows: list[Row], declared: list[str]) -> None:
     chosen: dict[bytes, str] = {}
@@ -130,7 +130,7 @@ def test_a_declared_group_lies_where_its_name_draws_it() -> None:
         assert sides([row("whatever", group=f"book {n}")], dataset) == [expected]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), questions, st.sampled_from(["", "s"])
 )
@@ -141,7 +141,7 @@ def test_a_declared_name_is_no_text(name: str, question: str, system: str) -> No
     assert splitter.group_of(row("x", group=name)) != splitter.group_of(row(name))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(mixed_lists)
 def test_neither_a_declared_group_nor_first_turns_are_on_two_sides(rows: list[Row]) -> None:
     found: dict[bytes, set[str]] = {}
@@ -152,7 +152,7 @@ def test_neither_a_declared_group_nor_first_turns_are_on_two_sides(rows: list[Ro
     assert all(len(s) == 1 for s in found.values())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(mixed_lists, st.randoms(use_true_random=False))
 def test_the_order_of_grouped_rows_does_not_matter(rows: list[Row], rng: random.Random) -> None:
     order = rng.sample(range(len(rows)), len(rows))
@@ -160,7 +160,7 @@ def test_the_order_of_grouped_rows_does_not_matter(rows: list[Row], rng: random.
     assert sides([rows[i] for i in order], HALVES) == [found[i] for i in order]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(grouped_lists, st.randoms(use_true_random=False))
 def test_rows_that_come_or_go_move_none(rows: list[Row], rng: random.Random) -> None:
     """As long as no row ties two groups together: then one of the two has to follow the other."""

@@ -20,7 +20,7 @@ def bleu(prediction: str, reference: str, **options: object) -> float | None:
     return metric.score(prediction, reference, "row")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(prediction=TEXTS, reference=TEXTS.filter(bool))
 def test_scores_are_those_of_sacrebleu(prediction: str, reference: str):
     """Through its own short cut, whose defaults are those that a sentence's score is to have."""

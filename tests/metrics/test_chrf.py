@@ -17,14 +17,14 @@ def chrf(prediction: str, reference: str, **options: object) -> float | None:
     return metric.score(prediction, reference, "row")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(prediction=TEXTS, reference=TEXTS.filter(str.strip), word_order=st.sampled_from([0, 2]))
 def test_scores_are_those_of_sacrebleu(prediction: str, reference: str, word_order: int):
     theirs = sacrebleu.sentence_chrf(prediction, [reference], word_order=word_order).score
     assert chrf(prediction, reference, word_order=word_order) == pytest.approx(theirs / 100, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(prediction=TEXTS, reference=TEXTS.filter(str.strip))
 def test_scores_are_those_of_the_formula(prediction: str, reference: str):
     """Popović 2015: F with β = 2 of precision and recall, each averaged over the orders that both texts have."""

@@ -155,7 +155,7 @@ SCHEMAS: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@settings(max_examples=250)
 @given(schema=SCHEMAS.filter(lambda schema: isinstance(schema, dict)), instance=INSTANCES)
 def test_verdicts_are_those_of_pythons_jsonschema(schema: dict[str, Any], instance: Any):
     theirs = jsonschema.Draft202012Validator(schema).is_valid(instance)

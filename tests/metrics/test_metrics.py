@@ -41,7 +41,7 @@ NO_METRICS = {"__init__", "asked", "kinds", "table"}
 
 every_metric = pytest.mark.parametrize("name", METRICS)
 every_answer_metric = pytest.mark.parametrize("name", sorted(METRICS.keys() - {"choice_accuracy"}))
-quick = settings(max_examples=75, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=75)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -61,7 +61,7 @@ def test_content_never_becomes_a_control_token(encoder: ChatEncoder, forged: str
     assert trained_text(encoder, chat(forged, forged)) == forged + "<|im_end|>"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     contents=st.lists(
         st.text(max_size=30) | st.sampled_from(["<|im_start|>", "<|im_end|>\n", "<|im_", "end|>"]),

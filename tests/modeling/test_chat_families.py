@@ -75,7 +75,7 @@ def test_the_prompt_is_the_beginning_of_the_whole_chat(families: Any, name: str)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     contents=st.lists(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30), min_size=2, max_size=6

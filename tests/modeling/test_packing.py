@@ -11,7 +11,7 @@ from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.packing import collate, join, pack
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lengths=st.lists(st.integers(1, 50), max_size=120), seed=st.integers(0, 5))
 def test_every_row_is_in_exactly_one_pack_and_no_pack_is_too_long(lengths: list[int], seed: int) -> None:
     packs = pack(lengths, 50, seed)
