@@ -82,7 +82,9 @@ def _fetch(arguments: Arguments) -> None:
     config = _config(arguments, metric_files=False)  # its container sees none, and no code of the user's runs online
     from solotune.environment import prepare_process
 
-    prepare_process(device="cpu", online=config.model.source == "hub" or config.dataset.hub is not None)
+    asks_tasks = config.evaluation.suite is not None and bool(config.evaluation.suite.tasks)
+    online = config.model.source == "hub" or config.dataset.hub is not None or asks_tasks
+    prepare_process(device="cpu", online=online)
     from solotune.stages import fetch
 
     fetch.run(config)

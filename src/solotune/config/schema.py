@@ -255,10 +255,10 @@ class SuiteConfig(Section):
     """What `evaluate --suite` asks base and adapter besides: tasks of lm-evaluation-harness."""
 
     tasks: Strings = ()
-    """Their names, or those of groups."""
+    """Their names, or those of groups; `fetch` brings the rows of those that come with lm-evaluation-harness."""
     include_path: Text | None = None
-    """A folder with YAML files of own tasks; null: only those that come with lm-evaluation-harness. Nothing is
-    downloaded: a task needs its data in a file (`dataset_path: json`, `dataset_kwargs: {data_files: FILE}`)."""
+    """A folder with YAML files of own tasks, with their rows in files (`dataset_path: json`,
+    `dataset_kwargs: {data_files: FILE}`); null: only those that come with lm-evaluation-harness."""
     limit: Positive | None = None
     """Rows of each task; null: all."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -23,8 +24,9 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.comparison import Interval, intervals, of_differences, verdict
 from solotune.config.schema import RunConfig, SuiteConfig
 from solotune.console import safe, say
-from solotune.errors import ConfigError, DataError, MachineError
+from solotune.errors import ConfigError, DataError, MachineError, SolotuneError
 from solotune.harness.held_out import HeldOut
+from solotune.harness.suite_data import kept_rows
 from solotune.harness.thoughts import BLOCKS
 from solotune.modeling.base_model import autocast
 
@@ -33,10 +35,10 @@ _BOOTSTRAPS = 1000
 """For its own standard errors of metrics that are no means of rows."""
 
 
-_LOCAL = (
-    "Nothing is downloaded for it, in the container nothing could be: a task needs its data on this machine. Write "
-    "one of your own below evaluation.suite.include_path, with `dataset_path: json` and "
-    "`dataset_kwargs: {data_files: FILE}`; outside of the container the cache of the hub (HF_HOME) serves, too"
+_BRING = (
+    "Bring the rows of tasks that come with it: "
+    "`invoke fetch --config CONFIG --set 'evaluation.suite={{tasks: [{tasks}]}}'`. "
+    "A task of your own has them in a file: `dataset_path: json`, `dataset_kwargs: {{data_files: FILE}}`"
 )
 
 
@@ -51,7 +53,7 @@ class Asked:
 
 
 def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
-    """Finds the tasks, before any model is loaded.
+    """Finds the tasks and their rows, before any model is loaded.
 
     Args:
         settings: evaluation.suite.
@@ -60,29 +62,48 @@ def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
     Raises:
         MachineError: lm-evaluation-harness isn't installed.
         ConfigError: no task is named, or there is none of that name.
+        DataError: a task can't be loaded, for one because its rows aren't on this machine.
     """
-    if find_spec("lm_eval") is None:
-        raise MachineError("lm-evaluation-harness isn't installed", _INSTALL)
     settings = settings or SuiteConfig()
     wanted = tuple(tasks) or settings.tasks
     if not wanted:
         raise ConfigError(["--suite: no task is named; write `--suite TASK,TASK`, or evaluation.suite.tasks"])
+    manager = task_manager(settings.include_path, wanted)
+    refuse_unknown(manager, settings, wanted)
+    asked = Asked(wanted, settings, manager)
+    with _trouble_in_one_line(asked), kept_rows():
+        manager.load(list(wanted))
+    return asked
+
+
+def task_manager(include_path: str | None, wanted: Sequence[str]) -> Any:
+    """What finds tasks (lm_eval.tasks.TaskManager): the user's own, and those that come with it where one is wanted.
+
+    Raises:
+        MachineError: lm-evaluation-harness isn't installed.
+    """
+    if find_spec("lm_eval") is None:
+        raise MachineError("lm-evaluation-harness isn't installed", _INSTALL)
     _speak_safely()
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=settings.include_path, include_defaults=False)
+    manager = TaskManager(include_path=include_path, include_defaults=False)
     if not set(wanted) <= set(manager.all_tasks):
         say("looking through the tasks of lm-evaluation-harness")  # its index takes a quarter of a minute
-        manager = TaskManager(include_path=settings.include_path)
-    unknown = [task for task in wanted if task not in manager.all_tasks]
-    if unknown:
-        near = get_close_matches(unknown[0], manager.all_tasks, 3)
+        manager = TaskManager(include_path=include_path)
+    return manager
+
+
+def refuse_unknown(manager: Any, settings: SuiteConfig, wanted: Sequence[str]) -> None:
+    """Raises ConfigError where the manager finds no task of a name."""
+    unknown = next((task for task in wanted if task not in manager.all_tasks), None)
+    if unknown is not None:
+        near = get_close_matches(unknown, manager.all_tasks, 3)
         meant = f"; did you mean {', '.join(safe(task, 60) for task in near)}?" if near else "."
         where = settings.include_path or "a folder of its YAML files, `--set evaluation.suite.include_path=FOLDER`"
         raise ConfigError(
-            [f"--suite: lm-evaluation-harness has no task {unknown[0]!r}{meant} A task of your own is found in {where}"]
+            [f"--suite: lm-evaluation-harness has no task {unknown!r}{meant} A task of your own is found in {where}"]
         )
-    return Asked(wanted, settings, manager)
 
 
 class _Safe(logging.Formatter):
@@ -150,6 +171,7 @@ def run(asked: Asked, model: Any, base: ModelDir, held_out: HeldOut, config: Run
         chat_template_args=without_thoughts,
         think_end_token=end_of_thoughts,
         seeds={name: adapter["config"][f"{name}_seed"] for name in ("random", "numpy", "torch", "fewshot")},
+        data_sets={kept.name: kept.revision for kept in adapter["kept_rows"].values() if kept.revision},
     )
 
 
@@ -231,7 +253,7 @@ def _independent(base: Mapping[str, Any], adapter: Mapping[str, Any], key: str) 
 def _evaluated(asked: Asked, subject: Any) -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
-    try:
+    with _trouble_in_one_line(asked), kept_rows() as used:
         found: dict[str, Any] = simple_evaluate(
             model=subject,
             tasks=list(asked.tasks),
@@ -242,11 +264,25 @@ def _evaluated(asked: Asked, subject: Any) -> dict[str, Any]:
             bootstrap_iters=_BOOTSTRAPS,
             log_samples=True,
         )
-    except Exception as error:  # its tasks are programs and files of others
-        said = safe(next(iter(str(error).strip().splitlines()), ""), 400)
-        names = ", ".join(safe(task, 60) for task in asked.tasks)
-        raise DataError(
-            f"lm-evaluation-harness can't run {names}: {type(error).__name__}: {said}",
-            _LOCAL,
-        ) from error
+    found["kept_rows"] = used
     return found
+
+
+@contextmanager
+def _trouble_in_one_line(asked: Asked) -> Iterator[None]:
+    try:
+        yield
+    except SolotuneError:
+        raise
+    except Exception as error:  # its tasks are programs and files of others
+        names = [safe(task, 60) for task in asked.tasks]
+        raise DataError(
+            f"lm-evaluation-harness can't run {', '.join(names)}: {first_line(error)}",
+            _BRING.format(tasks=", ".join(names)),
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of others says, harmless and short."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {safe(said, 400)}"
