@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -70,6 +72,56 @@ def test_of_a_pair_none_has_its_name_before_both_are_flushed(tmp_path: Path) -> 
         pass
     assert (data.read_bytes(), record.read_bytes()) == (b"new", b"of the new")
     assert names(tmp_path) == ["data", "record"]
+
+
+@pytest.mark.parametrize("failing", range(5))
+def test_a_pair_that_cannot_take_its_names_gives_them_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    data, record = tmp_path / "data", tmp_path / "record"
+    data.write_bytes(b"old")
+    record.write_bytes(b"of the old")
+    calls = 0
+
+    def sometimes(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failing + 1:
+                raise OSError(5, "Input/output error")
+            return real(*arguments)
+
+        return call
+
+    with staged_pair(data, [b"new"], record, "of the new") as take_names:
+        for name in ("rename", "replace", "fsync"):
+            monkeypatch.setattr(os, name, sometimes(getattr(os, name)))
+        with pytest.raises(OSError, match="Input/output"):
+            take_names()
+    assert (data.read_bytes(), record.read_bytes()) == (b"old", b"of the old")
+    assert names(tmp_path) == ["data", "record"]
+
+
+def test_a_pair_over_half_of_one_that_cannot_take_its_names_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, record = tmp_path / "data", tmp_path / "record"
+    data.write_bytes(b"left by a kill")
+    real = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with (
+        pytest.raises(OSError, match="Input/output"),
+        staged_pair(data, [b"new"], record, "of the new") as take_names,
+    ):
+        take_names()
+    assert data.read_bytes() == b"left by a kill", "as it was"
+    assert names(tmp_path) == ["data"], "and no record beside it"
 
 
 def test_a_file_is_flushed_before_it_takes_its_name_and_the_folder_after(

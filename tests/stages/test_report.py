@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -83,3 +84,15 @@ def test_runs_tells_the_living_from_the_unfinished(runs: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert re.search(rf"{B} +running", out)
     assert re.search(rf"{A} +exported", out)
+
+
+def test_runs_tells_how_far_an_unfinished_one_is(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = runs / B / "metrics.jsonl"
+    lines = [{"step": step, "loss": 1.0} for step in (1, 2, 12)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + "half of a li")
+    assert cli.main(["runs"]) == 0
+    assert re.search(rf"{B} +unfinished +12 so far", capsys.readouterr().out)
+    log.unlink()
+    log.mkdir()
+    assert cli.main(["runs"]) == 0
+    assert re.search(rf"{B} +unfinished *\n", capsys.readouterr().out + "\n")

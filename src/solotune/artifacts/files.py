@@ -59,16 +59,30 @@ def _named_when_done(path: Path) -> Iterator[Path]:
 def staged_pair(data: Path, lines: Iterable[bytes], record: Path, text: str) -> Iterator[Callable[[], None]]:
     """Writes a file and the record of what is in it beside their names, flushed; what it yields gives them these.
 
-    Until that is called, what stood there stands. Two files can't take their names in one step: between them there is
-    no record, so that none ever stands beside data that isn't its own.
+    Until that is called, what stood there stands, and where it fails, that comes back. Two files can't take their names
+    in one step: between them there is no record, so that none ever stands beside data that isn't its own.
     """
     staged = {path: staged_name(path) for path in (data, record)}
 
     def take_names() -> None:
-        record.unlink(missing_ok=True)
-        for path, waiting in staged.items():
-            waiting.replace(path)
-        fsync_folder(record.parent)
+        aside: dict[Path, Path] = {}
+        given: list[Path] = []
+        try:
+            for path in (record, data):
+                if path.exists():
+                    aside[path] = path.rename(staged_name(path))
+            for path, waiting in staged.items():
+                waiting.replace(path)
+                given.append(path)
+            fsync_folder(record.parent)
+        except OSError:
+            for path in reversed(given):
+                path.unlink()
+            for path, earlier in reversed(aside.items()):
+                earlier.replace(path)
+            raise
+        for earlier in aside.values():
+            earlier.unlink()
 
     try:
         for waiting, content in zip(staged.values(), (lines, [text.encode()]), strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from solotune.artifacts.run_dir import RunDir, run_ids
 from solotune.console import say, table
 from solotune.errors import SolotuneError
-from solotune.report.gathered import state_of
+from solotune.report.gathered import read_log, state_of
 
 RUNS = Path("runs")
 
@@ -28,7 +28,7 @@ def _line(run_dir: RunDir) -> list[str]:
         return [run_dir.run_id, f"damaged: {error.what}", "", "", "", ""]
     state, outcome = state_of(run_dir, manifest, report), manifest.outcome
     if outcome is None:
-        return [run_dir.run_id, state, "", "", "", ""]
+        return [run_dir.run_id, state, _so_far(run_dir), "", "", ""]
     val = "" if outcome.eval_loss is None else f"{outcome.eval_loss:.4f}"
     first = next(iter(report.adapter.metrics.items()), None) if report else None
     return [
@@ -39,3 +39,11 @@ def _line(run_dir: RunDir) -> list[str]:
         f"{report.adapter.loss:.4f}" if report else "",
         f"{first[0]} {first[1].value:.3f}" if first else "",
     ]
+
+
+def _so_far(run_dir: RunDir) -> str:
+    try:
+        log, _ = read_log(run_dir.metrics)
+    except OSError:
+        return ""
+    return f"{log[-1].step:,} so far" if log else ""
