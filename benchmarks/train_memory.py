@@ -218,7 +218,8 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
     import torch
 
     from solotune.artifacts.model_dir import ModelDir
-    from solotune.artifacts.run_dir import Layout, RunDir
+    from solotune.artifacts.run_dir import RunDir
+    from solotune.artifacts.run_manifest import Layout
     from solotune.modeling import determinism, gpu_peak, memory
     from solotune.modeling.trainer import AdapterTrainer
 

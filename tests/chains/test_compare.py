@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from solotune.artifacts.run_dir import Difference, RunDir, StepFingerprint
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Difference, StepFingerprint
 from solotune.chains.compare import compare_fingerprints, compare_metrics
 
 

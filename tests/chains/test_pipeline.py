@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from solotune.artifacts.run_dir import Outcome, RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Outcome, RunManifest
 from solotune.chains import pipeline
 from solotune.config.load import load
 from solotune.errors import Interrupted

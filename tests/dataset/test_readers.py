@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solotune.dataset.readers import READERS, delimited, find_files, jsonl, parquet, read_file, source
+from solotune.dataset.readers import READERS, delimited, find_files, jsonl, parquet, parquet_batches, read_file, source
 from solotune.dataset.readers.raw_files import RawFiles
 from solotune.dataset.readers.source import KEPT_OF_LONG_LINE, MAX_LINE_BYTES, RawRecord, TableRow
 from solotune.errors import DataError
@@ -484,8 +484,8 @@ def test_rows_are_the_same_however_parquet_is_read(rows: list, small: int, use_d
     wanted = table.to_pylist()
     for limit in ("_HARMLESS_BYTES", "_REPEATED_BYTES", "_SMALL_GROUP_BYTES", "_BATCH_BYTES", "MAX_LINE_BYTES"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parquet, "_HARMLESS_BYTES", 0)
-            patch.setattr(parquet, limit, small)
+            patch.setattr(parquet_batches, "_HARMLESS_BYTES", 0)
+            patch.setattr(parquet if limit == "MAX_LINE_BYTES" else parquet_batches, limit, small)
             found = list(read_file(Path("p.parquet"), "p"))
         assert [r.line for r in found] == list(range(1, len(rows) + 1))
         kept = [r for r in found if not r.problem]

@@ -8,7 +8,8 @@ import pytest
 
 from solotune.artifacts.files import FileRecord, write_json
 from solotune.artifacts.measured import Comparison, EvalReport, MetricSummary, ModelScore, TagScore
-from solotune.artifacts.run_dir import Reproduction, RunDir, RunManifest, Verdict, Verification
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Reproduction, RunManifest, Verdict, Verification
 from solotune.harness.noise import Noise, noise_of, widened
 
 FIRST, SECOND = "20260101-000000-small-aaaaaa", "20260102-000000-small-bbbbbb"

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.errors import ModelError
-from solotune.modeling.chat import IGNORE, ChatEncoder, without_control_tokens
+from solotune.modeling.chat import IGNORE, ChatEncoder
+from solotune.modeling.plain_tokenizer import without_control_tokens
 
 IM_START, IM_END = 1, 2
 

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import LLAMA_8B, make_config
 
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import Layout
+from solotune.artifacts.run_manifest import Layout
 from solotune.config.schema import RunConfig
 from solotune.modeling.layout import candidates, choose, smaller
 from solotune.modeling.memory import Shapes, estimate, shapes

@@ -8,7 +8,8 @@ from tests.helpers import make_config
 
 from solotune.artifacts.files import write_text
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import Layout, RunDir
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Layout
 from solotune.config.load import resolved_yaml
 from solotune.config.schema import RunConfig
 from solotune.modeling.base_model import load_base_model

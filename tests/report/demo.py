@@ -33,14 +33,14 @@ from solotune.artifacts.measured import (
     TagScore,
     WorseRow,
 )
-from solotune.artifacts.run_dir import (
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import (
     SCHEMA_VERSION,
     Difference,
     Layout,
     Outcome,
     Rehearsal,
     Reproduction,
-    RunDir,
     RunManifest,
     SplitFacts,
     Verdict,

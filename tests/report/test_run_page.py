@@ -13,7 +13,8 @@ import pytest
 from tests.report.demo import make_run
 
 from solotune import report
-from solotune.artifacts.run_dir import Difference, RunDir, Verdict
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Difference, Verdict
 from solotune.artifacts.splits_dir import SplitsDir
 
 

@@ -23,7 +23,8 @@ from solotune import cli
 from solotune.artifacts.files import FileRecord, record_files, write_json
 from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, Artefact, EvalReport, ExportRecord, Prediction
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import Difference, RunDir, Verdict, Verification
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Difference, Verdict, Verification
 from solotune.config.load import load
 from solotune.dataset.stored import read_rows
 from solotune.errors import Interrupted, ModelError

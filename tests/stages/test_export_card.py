@@ -14,7 +14,8 @@ from tests.helpers import make_config
 from solotune.artifacts.files import FileRecord
 from solotune.artifacts.measured import Artefact, Comparison, Divergence, EvalReport, MetricSummary, ModelScore
 from solotune.artifacts.model_dir import ModelDir, ModelManifest
-from solotune.artifacts.run_dir import RunDir, RunManifest, SplitFacts
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest, SplitFacts
 from solotune.stages.export.model_card import Facts, adapter_card, gguf_card, merged_card
 
 HOSTILE = 'a: "b"\n---\n# {{x}} | <script>alert(1)</script> `rm` $(rm -rf ~) \x1b[2J é'

@@ -11,7 +11,8 @@ import torch
 
 from solotune import cli
 from solotune.artifacts.files import sha256_file
-from solotune.artifacts.run_dir import Layout, Rehearsal, RunDir
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Layout, Rehearsal
 from solotune.config.load import load
 from solotune.errors import MachineError
 from solotune.modeling import generate, rehearsal

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from solotune import environment
-from solotune.artifacts.run_dir import Difference, RunDir, RunManifest, StepFingerprint, Verdict
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Difference, RunManifest, StepFingerprint, Verdict
 
 LOGGED = ("loss", "grad_norm", "learning_rate", "tokens", "trained_tokens", "eval_loss")
 """Of a line of metrics.jsonl; the rest is time and memory, which no two runs share."""

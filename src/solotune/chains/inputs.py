@@ -6,7 +6,8 @@ from pathlib import Path
 
 from solotune.artifacts.files import differing_files, sha256_text
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ArtifactError

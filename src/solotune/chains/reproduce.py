@@ -11,7 +11,8 @@ import msgspec
 from solotune import environment
 from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EvalReport
-from solotune.artifacts.run_dir import Reproduction, RunDir, Verdict, new_run_id
+from solotune.artifacts.run_dir import RunDir, new_run_id
+from solotune.artifacts.run_manifest import Reproduction, Verdict
 from solotune.chains.compare import compare_metrics, differs
 from solotune.chains.exports import commands_of, differing_exports
 from solotune.chains.inputs import refuse_other_inputs

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from solotune.artifacts.lock import held
-from solotune.artifacts.run_dir import Difference, RunDir, RunManifest, Verdict, Verification
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Difference, RunManifest, Verdict, Verification
 from solotune.chains.compare import compare_fingerprints, compare_metrics, differs
 from solotune.chains.inputs import refuse_other_inputs
 from solotune.chains.process import run_stage

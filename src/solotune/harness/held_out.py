@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig, Split
 from solotune.dataset.contract import Row

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from solotune.artifacts.measured import Comparison, EvalReport, ModelScore, TagScore
-from solotune.artifacts.run_dir import Reproduction, RunDir, RunManifest, run_ids
+from solotune.artifacts.run_dir import RunDir, run_ids
+from solotune.artifacts.run_manifest import Reproduction, RunManifest
 from solotune.comparison import verdict
 from solotune.errors import ArtifactError
 

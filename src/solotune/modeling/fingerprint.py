@@ -11,7 +11,7 @@ import msgspec
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from solotune.artifacts.run_dir import StepFingerprint
+from solotune.artifacts.run_manifest import StepFingerprint
 from solotune.modeling.guard import Step
 from solotune.modeling.training_state import optimizer_parts
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from solotune.artifacts.run_dir import Layout
+from solotune.artifacts.run_manifest import Layout
 from solotune.config.schema import RunConfig
 from solotune.modeling.memory import Shapes, estimate, is_recorded
 

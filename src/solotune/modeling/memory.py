@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import Layout
+from solotune.artifacts.run_manifest import Layout
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
 from solotune.modeling.step import head

@@ -13,7 +13,7 @@ from accelerate.utils import send_to_device
 
 from solotune.artifacts.checkpoints import TRAINER_STATE
 from solotune.artifacts.files import fsync_file, record_files, staged_name
-from solotune.artifacts.run_dir import Rehearsal
+from solotune.artifacts.run_manifest import Rehearsal
 from solotune.console import warn
 from solotune.errors import MachineError
 from solotune.modeling import gpu_peak

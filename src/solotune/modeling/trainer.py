@@ -28,7 +28,8 @@ from solotune.artifacts.checkpoints import TRAINER_STATE, Checkpoints, Origin
 from solotune.artifacts.disk import refuse_without_room, trouble_in_one_line
 from solotune.artifacts.files import fsync_file, sha256_file
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import Layout, RunDir
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Layout
 from solotune.config.schema import RunConfig
 from solotune.console import Progress, counted, warn
 from solotune.modeling import likelihood

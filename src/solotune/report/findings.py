@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord, Suite
-from solotune.artifacts.run_dir import RunManifest
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsManifest
 from solotune.console import counted, duration
 from solotune.report.gathered import Gathered

@@ -12,7 +12,8 @@ import msgspec
 from solotune.artifacts import lock
 from solotune.artifacts.files import read_record
 from solotune.artifacts.measured import EvalReport, ExportRecord, Prediction
-from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsDir, SplitsManifest
 from solotune.config.yaml_marks import YamlError, parse
 from solotune.errors import ArtifactError, SolotuneError

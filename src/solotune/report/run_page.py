@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from solotune.artifacts.measured import EvalReport, PositionLoss
-from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.comparison import RESAMPLES, ROWS_FOR_A_VERDICT
 from solotune.console import counted, duration
 from solotune.dataset.report.histogram import Histogram, histograms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from solotune.artifacts.run_dir import Reproduction, RunManifest, Verdict, Verification
+from solotune.artifacts.run_manifest import Reproduction, RunManifest, Verdict, Verification
 from solotune.console import counted
 
 

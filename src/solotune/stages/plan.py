@@ -10,7 +10,8 @@ import psutil
 
 from solotune import environment
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import Layout, RunDir, run_ids
+from solotune.artifacts.run_dir import RunDir, run_ids
+from solotune.artifacts.run_manifest import Layout
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import CardConfig, RunConfig
 from solotune.console import counted, duration, say, stage, table, warn

@@ -15,7 +15,8 @@ import msgspec
 from solotune import report as pages
 from solotune.artifacts.files import json_text, staged_pair
 from solotune.artifacts.measured import Answer, EvalReport, ExportRecord, Prediction, Suite
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import SCHEMA_VERSION, Outcome, RunManifest
 from solotune.harness.held_out import HeldOut
 from solotune.harness.measure import Measured, Metric
 from solotune.harness.noise import noise_of, widened

@@ -14,7 +14,8 @@ import yaml
 from solotune import __version__
 from solotune.artifacts.measured import Artefact, Comparison, EvalReport, MetricSummary
 from solotune.artifacts.model_dir import ModelDir, ModelManifest
-from solotune.artifacts.run_dir import RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.config.schema import RunConfig
 from solotune.config.vllm import max_lora_rank
 from solotune.console import safe

@@ -26,7 +26,8 @@ from solotune.artifacts.files import (
     write_text,
 )
 from solotune.artifacts.lock import held
-from solotune.artifacts.run_dir import SCHEMA_VERSION, Outcome, RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import SCHEMA_VERSION, Outcome, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig

@@ -10,7 +10,8 @@ from typing import Literal
 
 from solotune.artifacts.files import FileRecord
 from solotune.artifacts.model_dir import ModelDir
-from solotune.artifacts.run_dir import OverflowRow, RunDir, RunManifest, SplitFacts
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import OverflowRow, RunManifest, SplitFacts
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig, Split
 from solotune.console import Progress, safe, warn

@@ -10,7 +10,8 @@ import msgspec
 import torch
 
 from solotune.artifacts.disk import refuse_without_room
-from solotune.artifacts.run_dir import Layout, Rehearsal, RunDir, RunManifest
+from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import Layout, Rehearsal, RunManifest
 from solotune.config.schema import RunConfig
 from solotune.console import counted, duration, say, warn
 from solotune.environment import is_wsl
