@@ -54,7 +54,7 @@ def build(c: Context, base_image: str = "", apt_snapshot: str = "", no_cache: bo
     positional=[],
 )
 def fetch(c: Context, config: str, set: list[str]) -> None:
-    """Bring the base model; the only step with a network."""
+    """Bring base model and data sets; the only step with a network."""
     given = _config(config, set)
     _refuse_elsewhere(config)
     _solotune(c, "fetch", "fetch", *given)

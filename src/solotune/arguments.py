@@ -46,7 +46,7 @@ class _Commands:
 
 
 def _add_from_rows_to_adapter(commands: _Commands) -> None:
-    commands.add_for_config("fetch", "bring the base model, by revision (the only step with a network)")
+    commands.add_for_config("fetch", "bring base model and data sets, by revision (the only step with a network)")
     prepare = commands.add_for_config("prepare", "raw rows -> train, val and test, with a ledger")
     how = prepare.add_mutually_exclusive_group()
     how.add_argument("--replace", action="store_true", help="replace splits made from other rows or settings")

@@ -48,7 +48,8 @@ def test_a_figure_that_is_no_number_is_left_out() -> None:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr("solotune.harness.suite.find_spec", lambda name: None if name == "lm_eval" else found(name))
+    without = "solotune.harness.suite_tasks.find_spec"
+    monkeypatch.setattr(without, lambda name: None if name == "lm_eval" else found(name))
     with pytest.raises(MachineError, match=r"pip install 'solotune\[suite\]'"):
         prepare(None, ["hellaswag"])
 

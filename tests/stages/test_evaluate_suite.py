@@ -93,7 +93,7 @@ def test_data_that_isnt_here_is_one_line(finished_run: Path, tasks: Path, capsys
     assert cli.main(["evaluate", "--run", "latest", *given]) == 2
     said = capsys.readouterr().err
     assert "error: lm-evaluation-harness can't run own_choice: FileNotFoundError: " in said
-    assert "dataset_path: json" in said
+    assert "rows.jsonl'. Leave that task out; where it is your own, mend it" in said
 
 
 @pytest.fixture

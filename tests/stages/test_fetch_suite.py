@@ -63,15 +63,19 @@ def test_a_task_of_the_harness_is_brought_once_and_asked_offline(finished_run: P
     asked = ("evaluate", "--run", "latest", "--suite", "--set", SMALL, "--set", "evaluation.metrics=[]")
     missing = solotune(hub, *asked)
     assert missing.returncode == 2
-    assert "lm-evaluation-harness can't run arc_easy: " in missing.stderr
-    command = "`invoke fetch --config CONFIG --set 'evaluation.suite={tasks: [arc_easy]}'`"
-    assert command in missing.stderr
+    assert (
+        "lm-evaluation-harness can't run arc_easy: the rows of allenai/ai2_arc aren't here. "
+        "Bring them: `invoke fetch --config CONFIG --set 'evaluation.suite={tasks: [arc_easy]}'`"
+    ) in missing.stderr
     assert "loaded in" not in missing.stdout, "before a model is loaded"
     assert not RunDir(finished_run).eval_report.exists()
     assert hub.asked == []
 
-    first = fetch(hub)
+    first = fetch(hub, token="hf_secret")
     assert first.returncode == 0, first.stderr
+    assert "Bearer hf_secret" in hub.tokens
+    assert not any(b"hf_secret" in path.read_bytes() for path in Path("data").rglob("*") if path.is_file())
+    assert not list(Path("home").rglob("*.jsonl")), "what came is kept once"
     assert "arc_easy: 1 data set brought" in first.stdout
     kept = SuiteData("allenai/ai2_arc", "ARC-Easy", {})
     manifest = kept.open()
@@ -92,7 +96,7 @@ def test_a_task_of_the_harness_is_brought_once_and_asked_offline(finished_run: P
     report = RunDir(finished_run).report()
     assert report is not None
     assert report.suite is not None
-    assert report.suite.data_sets == {"allenai/ai2_arc": COMMIT}
+    assert report.suite.data_sets == {"allenai/ai2_arc": [COMMIT]}
     assert {(task.task, task.metric, task.n) for task in report.suite.tasks} == {
         ("arc_easy", "acc,none", 6),
         ("arc_easy", "acc_norm,none", 6),
@@ -116,20 +120,23 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(finished_run: Path, h
     assert len(gated.stderr.strip().splitlines()) == 1
 
     hub.refusal, hub.name = "", "nobody/nothing"
-    gone = fetch(hub, token="hf_secret")
+    gone = fetch(hub)
     assert gone.returncode == 2
-    assert "allenai/ai2_arc" in gone.stderr
+    assert "the hub has no data set allenai/ai2_arc" in gone.stderr
     assert len(gone.stderr.strip().splitlines()) == 1
-    assert "Bearer hf_secret" in hub.tokens
-    assert not any(b"hf_secret" in path.read_bytes() for path in Path("data").rglob("*") if path.is_file())
     assert list(ROOT.iterdir()) == []
 
 
 def test_own_tasks_are_left_to_their_files_and_misspelt_ones_told(finished_run: Path, hub: Hub) -> None:
     own = fetch(hub, setting="evaluation.suite={tasks: [mine], include_path: elsewhere}")
     assert own.returncode == 0, own.stderr
-    assert "mine: taken for a task of your own, with rows in files" in own.stdout
+    assert "mine: not of lm-evaluation-harness, so taken for your own, whose rows lie in files" in own.stdout
     misspelt = fetch(hub, setting="evaluation.suite={tasks: [arc_esay]}")
     assert misspelt.returncode == 2
-    assert "no task 'arc_esay'; did you mean arc_easy" in misspelt.stderr
+    assert (
+        "evaluation.suite.tasks: lm-evaluation-harness has no task 'arc_esay'; did you mean arc_easy" in misspelt.stderr
+    )
+    program = fetch(hub, setting="evaluation.suite={tasks: [humaneval]}")
+    assert program.returncode == 2
+    assert "humaneval can't be loaded: it computes with 'code_eval', a program that would be downl" in program.stderr
     assert hub.asked == []

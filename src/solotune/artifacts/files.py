@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -76,13 +76,16 @@ def staged_pair(data: Path, lines: Iterable[bytes], record: Path, text: str) -> 
                 given.append(path)
             fsync_folder(record.parent)
         except OSError:
-            for path in reversed(given):
-                path.unlink()
-            for path, earlier in reversed(aside.items()):
-                earlier.replace(path)
+            with suppress(OSError):  # what went wrong first is told
+                for path in reversed(given):
+                    path.unlink()
+                for path, earlier in reversed(aside.items()):
+                    earlier.replace(path)
+                fsync_folder(record.parent)
             raise
         for earlier in aside.values():
-            earlier.unlink()
+            with suppress(OSError):  # `remove_staged` finds it
+                earlier.unlink()
 
     try:
         for waiting, content in zip(staged.values(), (lines, [text.encode()]), strict=True):

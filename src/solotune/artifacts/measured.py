@@ -184,8 +184,8 @@ class Suite(msgspec.Struct, frozen=True):
     """What stands before its last one is no part of an answer."""
     seeds: dict[str, int] = {}
     """Of lm-evaluation-harness: `random`, `numpy`, `torch`, `fewshot`."""
-    data_sets: dict[str, str] = {}
-    """Commit of each data set that `fetch` brought for the tasks."""
+    data_sets: dict[str, list[str]] = {}
+    """Commits of each that `fetch` brought for the tasks; more than one: its configurations came on different days."""
 
 
 class EvalReport(msgspec.Struct, frozen=True):

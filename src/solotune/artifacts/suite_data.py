@@ -15,6 +15,7 @@ from solotune.artifacts.files import (
     FileRecord,
     atomic_folder,
     differing_files,
+    discard,
     read_record,
     record_files,
     sha256_text,
@@ -32,7 +33,7 @@ class SuiteDataManifest(msgspec.Struct, frozen=True):
 
     schema_version: int
     name: str
-    """The data set's id on the hub, or the format of files that lie elsewhere."""
+    """The data set's id on the hub; `json`, `csv`, …: rows from addresses that `arguments` has."""
     config: str | None
     """One of its configurations."""
     arguments: dict[str, Any]
@@ -49,14 +50,14 @@ class SuiteData:
     def __init__(self, name: str, config: str | None, arguments: Mapping[str, Any]) -> None:
         self.name, self.config, self.arguments = name, config, dict(arguments)
         key = sha256_text(json.dumps([name, config, self.arguments], sort_keys=True))
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{name}-{config or ''}").strip("-.").lower()[-60:]
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{name}-{config or ''}").lower()[-60:].strip("-.")
         self.path = ROOT / f"{readable}--{key[:12]}"
         self.rows = self.path / "rows"
         """Written by `save_to_disk`."""
 
     @property
     def is_complete(self) -> bool:
-        return self.path.is_dir()
+        return (self.path / "manifest.json").is_file()
 
     def open(self) -> SuiteDataManifest:
         """The manifest, after proof that every file is there with its size.
@@ -73,7 +74,11 @@ class SuiteData:
 
     @contextmanager
     def bringing(self, revision: str | None, solotune: str) -> Iterator[Path]:
-        """A folder for the rows; when the block ends well, they are there under their name, whole."""
+        """A folder for the rows; when the block ends well, they are there under their name, whole.
+
+        What is there without a manifest, half of a copy for one, goes.
+        """
+        discard(self.path)
         with atomic_folder(self.path) as staged:
             yield staged / self.rows.name
             manifest = SuiteDataManifest(

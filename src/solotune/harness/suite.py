@@ -6,40 +6,31 @@ rows, and the verdict.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from solotune.artifacts.measured import Suite, SuiteTask
 from solotune.artifacts.model_dir import ModelDir
+from solotune.artifacts.suite_data import SuiteDataManifest
 from solotune.comparison import Interval, intervals, of_differences, verdict
 from solotune.config.schema import RunConfig, SuiteConfig
 from solotune.console import safe, say
-from solotune.errors import ConfigError, DataError, MachineError, SolotuneError
+from solotune.errors import ConfigError, DataError, SolotuneError
 from solotune.harness.held_out import HeldOut
-from solotune.harness.suite_data import kept_rows
+from solotune.harness.suite_data import RowsMissing, kept_rows
+from solotune.harness.suite_tasks import first_line, load, refuse_unknown, task_manager
 from solotune.harness.thoughts import BLOCKS
 from solotune.modeling.base_model import autocast
 
-_INSTALL = "Install it with `pip install 'solotune[suite]'`; the image and scripts/local.sh have it"
 _BOOTSTRAPS = 1000
 """For its own standard errors of metrics that are no means of rows."""
-
-
-_BRING = (
-    "Bring the rows of tasks that come with it: "
-    "`invoke fetch --config CONFIG --set 'evaluation.suite={{tasks: [{tasks}]}}'`. "
-    "A task of your own has them in a file: `dataset_path: json`, `dataset_kwargs: {{data_files: FILE}}`"
-)
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,8 @@ class Asked:
     settings: SuiteConfig
     manager: Any
     """lm_eval.tasks.TaskManager."""
+    own: tuple[str, ...] = ()
+    """Those that don't come with lm-evaluation-harness."""
 
 
 def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
@@ -68,58 +61,12 @@ def prepare(settings: SuiteConfig | None, tasks: Sequence[str]) -> Asked:
     wanted = tuple(tasks) or settings.tasks
     if not wanted:
         raise ConfigError(["--suite: no task is named; write `--suite TASK,TASK`, or evaluation.suite.tasks"])
-    manager = task_manager(settings.include_path, wanted)
-    refuse_unknown(manager, settings, wanted)
-    asked = Asked(wanted, settings, manager)
+    manager, own = task_manager(settings.include_path, wanted)
+    refuse_unknown(manager, settings, wanted, "--suite")
+    asked = Asked(wanted, settings, manager, tuple(own))
     with _trouble_in_one_line(asked), kept_rows():
-        manager.load(list(wanted))
+        load(manager, wanted)
     return asked
-
-
-def task_manager(include_path: str | None, wanted: Sequence[str]) -> Any:
-    """What finds tasks (lm_eval.tasks.TaskManager): the user's own, and those that come with it where one is wanted.
-
-    Raises:
-        MachineError: lm-evaluation-harness isn't installed.
-    """
-    if find_spec("lm_eval") is None:
-        raise MachineError("lm-evaluation-harness isn't installed", _INSTALL)
-    _speak_safely()
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=include_path, include_defaults=False)
-    if not set(wanted) <= set(manager.all_tasks):
-        say("looking through the tasks of lm-evaluation-harness")  # its index takes a quarter of a minute
-        manager = TaskManager(include_path=include_path)
-    return manager
-
-
-def refuse_unknown(manager: Any, settings: SuiteConfig, wanted: Sequence[str]) -> None:
-    """Raises ConfigError where the manager finds no task of a name."""
-    unknown = next((task for task in wanted if task not in manager.all_tasks), None)
-    if unknown is not None:
-        near = get_close_matches(unknown, manager.all_tasks, 3)
-        meant = f"; did you mean {', '.join(safe(task, 60) for task in near)}?" if near else "."
-        where = settings.include_path or "a folder of its YAML files, `--set evaluation.suite.include_path=FOLDER`"
-        raise ConfigError(
-            [f"--suite: lm-evaluation-harness has no task {unknown!r}{meant} A task of your own is found in {where}"]
-        )
-
-
-class _Safe(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """What a task's files may have put into it doesn't command the terminal."""
-        return safe(super().format(record), 400)
-
-
-def _speak_safely() -> None:
-    """Of what it logs errors are shown, each as one harmless line."""
-    logger = logging.getLogger("lm_eval")
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Safe("lm-evaluation-harness: %(message)s"))
-    logger.handlers = [handler]
 
 
 def run(asked: Asked, model: Any, base: ModelDir, held_out: HeldOut, config: RunConfig) -> Suite:
@@ -171,8 +118,17 @@ def run(asked: Asked, model: Any, base: ModelDir, held_out: HeldOut, config: Run
         chat_template_args=without_thoughts,
         think_end_token=end_of_thoughts,
         seeds={name: adapter["config"][f"{name}_seed"] for name in ("random", "numpy", "torch", "fewshot")},
-        data_sets={kept.name: kept.revision for kept in adapter["kept_rows"].values() if kept.revision},
+        data_sets=_commits(adapter["kept_rows"].values()),
     )
+
+
+def _commits(kept: Iterable[SuiteDataManifest]) -> dict[str, list[str]]:
+    """Of each data set those that its configurations had when they were brought."""
+    found: dict[str, set[str]] = {}
+    for one in kept:
+        if one.revision:
+            found.setdefault(one.name, set()).add(one.revision)
+    return {name: sorted(commits) for name, commits in sorted(found.items())}
 
 
 def _end_of_thoughts(held_out: HeldOut) -> str | None:
@@ -275,14 +231,16 @@ def _trouble_in_one_line(asked: Asked) -> Iterator[None]:
     except SolotuneError:
         raise
     except Exception as error:  # its tasks are programs and files of others
-        names = [safe(task, 60) for task in asked.tasks]
-        raise DataError(
-            f"lm-evaluation-harness can't run {', '.join(names)}: {first_line(error)}",
-            _BRING.format(tasks=", ".join(names)),
-        ) from error
+        names = ", ".join(safe(task, 200) for task in asked.tasks)
+        if isinstance(error, RowsMissing):
+            what, fix = f"the rows of {safe(str(error), 120)} aren't here", _how_to_bring(asked)
+        else:
+            what, fix = first_line(error), "Leave that task out; where it is your own, mend it"
+        raise DataError(f"lm-evaluation-harness can't run {names}: {what}", fix) from error
 
 
-def first_line(error: Exception) -> str:
-    """What an error of others says, harmless and short."""
-    said = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {safe(said, 400)}"
+def _how_to_bring(asked: Asked) -> str:
+    brought = [safe(task, 200) for task in asked.tasks if task not in asked.own]
+    if not brought:
+        return "A task of your own has its rows in a file: `dataset_path: json`, `dataset_kwargs: {data_files: FILE}`"
+    return f"Bring them: `invoke fetch --config CONFIG --set 'evaluation.suite={{tasks: [{', '.join(brought)}]}}'`"

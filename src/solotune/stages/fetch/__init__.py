@@ -17,9 +17,10 @@ def run(config: RunConfig) -> ModelDir:
         ArtifactError: what is there already is unfinished or damaged.
     """
     with stage("fetch"):
+        tasks = suite.find(config.evaluation.suite)  # a misspelt name is told before gigabytes come
         if config.dataset.hub:  # first: it is the smaller one, and more often misspelt
             data_set.bring(config.dataset.hub, config.dataset.raw_files)
         model = base_model.bring(config.model)
-        if config.evaluation.suite and config.evaluation.suite.tasks:
-            suite.bring(config.evaluation.suite)
+        if tasks:
+            suite.bring(tasks)
         return model

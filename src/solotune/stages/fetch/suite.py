@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,87 +22,123 @@ from solotune.artifacts.suite_data import SuiteData
 from solotune.config.schema import SuiteConfig
 from solotune.console import counted, safe, say
 from solotune.errors import DataError, SolotuneError
-from solotune.harness.suite import first_line, refuse_unknown, task_manager
 from solotune.harness.suite_data import Load, kept_rows
+from solotune.harness.suite_tasks import first_line, load, refuse_unknown, task_manager
 from solotune.stages.fetch.hub import Asked, token, trouble_in_one_line
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
+_KEY = "evaluation.suite.tasks"
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 
 
-def bring(settings: SuiteConfig) -> None:
-    """Loads each task as `evaluate` will, and keeps the rows that it asks for; those that are there stay.
+@dataclass(frozen=True)
+class Wanted:
+    """Tasks that come with lm-evaluation-harness."""
 
-    Tasks of the user's own are left out: their rows lie in files.
+    tasks: list[str]
+    manager: Any
+    """lm_eval.tasks.TaskManager."""
+
+
+def find(settings: SuiteConfig | None) -> Wanted | None:
+    """The tasks whose rows are to be brought. The user's own aren't among them: their rows lie in files.
 
     Raises:
         MachineError: lm-evaluation-harness isn't installed.
         ConfigError: there is no task of that name, nor a folder for own ones.
-        DataError: a task's rows can't be found or reached, or can't be kept.
     """
-    manager = task_manager(None, settings.tasks)
+    if settings is None or not settings.tasks:
+        return None
+    manager, _ = task_manager(None, settings.tasks)
     own = [task for task in settings.tasks if task not in manager.all_tasks]
     if own and settings.include_path is None:
-        refuse_unknown(manager, settings, own)
+        refuse_unknown(manager, settings, own, _KEY)
     if own:
         names = ", ".join(safe(task, 60) for task in own)
-        say(f"{names}: taken for {'a task' if len(own) == 1 else 'tasks'} of your own, with rows in files")
+        say(f"{names}: not of lm-evaluation-harness, so taken for your own, whose rows lie in files")
+    return Wanted([task for task in settings.tasks if task not in own], manager)
+
+
+def bring(wanted: Wanted) -> None:
+    """Loads each task as `evaluate` will, and keeps the rows that it asks for; those that are there stay.
+
+    Raises:
+        DataError: a task's rows can't be found or reached, or can't be kept.
+    """
     make_folder(SUITE)
-    with held(ROOT, "fetch (evaluation.suite)"):
+    with held(ROOT, f"fetch ({_KEY})"):
         remove_staged(SUITE)
-        for task in (task for task in settings.tasks if task not in own):
-            _bring(manager, task)
+        for task in wanted.tasks:
+            _bring(wanted.manager, task)
 
 
 def _bring(manager: Any, task: str) -> None:
     brought: list[SuiteData] = []
 
-    def keep(data: SuiteData, load: Load) -> None:
-        _keep(data, load)
+    def keep(data: SuiteData, load_rows: Load) -> None:
+        _keep(data, load_rows)
         brought.append(data)
 
     try:
         with kept_rows(keep) as used:
-            manager.load([task])
+            load(manager, [task])
     except SolotuneError:
         raise
     except Exception as error:  # its tasks are programs and files of others
-        if isinstance(error, OSError) and error.errno in _DISK:
-            raise
+        _refuse_disk(error)
         raise DataError(
-            f"evaluation.suite.tasks: {safe(task, 60)} can't be loaded: {first_line(error)}",
+            f"{_KEY}: {safe(task, 200)} can't be loaded: {first_line(error)}",
             "Leave it out; or write a task of your own with its rows in a file (configs/README.md, 'Did it forget?')",
         ) from error
     size = sum(record.bytes for data in brought for record in data.open().files.values())
     came = f"{counted(len(brought), 'data set')} brought, {size / 2**20:,.1f} MiB" if brought else "there already"
-    say(f"{safe(task, 60)}: {came if used else 'its rows come with it'}")
+    say(f"{safe(task, 200)}: {came if used else 'its rows come with it'}")
 
 
-def _keep(data: SuiteData, load: Load) -> None:
+def _keep(data: SuiteData, load_rows: Load) -> None:
     from datasets.exceptions import DatasetNotFoundError
 
+    name = safe(_source(data), 120)
     asked = Asked(
         kind="data set",
-        name=data.name,
-        revision="main",
-        key="evaluation.suite.tasks",
-        revision_key="evaluation.suite.tasks",
-        without_hub="leave evaluation.suite.tasks empty",
+        name=name,
+        revision=str(data.arguments.get("revision", "main")),
+        key=_KEY,
+        revision_key=_KEY,
+        without_hub=f"leave {_KEY} empty",
         error=DataError,
     )
     temporary = Path(tempfile.mkdtemp(prefix=".staged-", dir=SUITE))
     try:
-        with trouble_in_one_line(asked):
-            rows = load(data.name, data.config, **data.arguments, cache_dir=str(temporary), token=token())
+        with trouble_in_one_line(asked), _downloads_in(temporary):
+            rows = load_rows(cache_dir=str(temporary), token=token())
         with data.bringing(_revision(rows), __version__) as folder:
             rows.save_to_disk(str(folder))
     except DatasetNotFoundError as error:
-        said = first_line(error).rstrip(".")
         raise DataError(
-            f"{safe(data.name, 120)}, which a task of evaluation.suite loads, can't be had: {said}",
+            f"{name}, which a task of evaluation.suite loads, can't be had: {first_line(error)}",
             "If it is gated, accept its terms on its page on the hub and set HF_TOKEN in the environment",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _downloads_in(folder: Path) -> Iterator[None]:
+    """The files as they come from the hub: `cache_dir` says only where the tables go that are made of them."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_CACHE
+    constants.HF_HUB_CACHE = str(folder / "hub")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = before
+
+
+def _source(data: SuiteData) -> str:
+    """The data set's name, or the first address where its rows are in files elsewhere."""
+    address = re.search(r'[a-z0-9+]+://[^"\s]+', json.dumps(data.arguments))
+    return address[0] if address else data.name
 
 
 def _revision(rows: Any) -> str | None:
@@ -106,3 +146,11 @@ def _revision(rows: Any) -> str | None:
     splits = rows.values() if isinstance(rows, dict) else [rows]
     names = [part for split in splits for file in split.cache_files for part in Path(file["filename"]).parts]
     return next((name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)), None)
+
+
+def _refuse_disk(error: BaseException | None) -> None:
+    """Raises what a disk said, below what `datasets` made of it: that is no fault of a task."""
+    while error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise error
+        error = error.__cause__ or error.__context__
