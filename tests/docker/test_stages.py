@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.docker.conftest import IMAGE, Checkout, docker
+from tests.stages.hub import COMMIT, Hub, serving
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
@@ -229,6 +230,26 @@ def test_doctor_checks_host_and_container(ready: Checkout) -> None:
     assert done.returncode == (1 if failed else 0)
     for line in ("docker-engine", "line-endings", "lock", "data/raw", "network"):
         assert line in done.stdout, done.stdout
+
+
+def test_rows_of_a_task_are_fetched_through_the_network_and_asked_without_one(straight: Path, ready: Checkout) -> None:
+    """hellaswag derives its rows with `map`, which writes beside them; the checkout is read-only there."""
+    row = {"activity_label": "Sums", "ctx_a": "One and one", "ctx_b": "is", "endings": ["two.", "ten."], "label": "0"}
+    rows = "".join(json.dumps({**row, "ind": i}) + "\n" for i in range(8)).encode()
+    gateway = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
+    files = {"train.jsonl": rows, "validation.jsonl": rows}
+    with serving(Hub(files, name="Rowan/hellaswag"), gateway) as hub:
+        fetch = ("run", "--rm", "-T", "--env", f"HF_ENDPOINT={hub.url}", "fetch", "solotune", "fetch")
+        tasks = ("--config", "configs/smoke.yaml", "--set", "evaluation.suite={tasks: [hellaswag]}")
+        done = ready.user.run("docker", "compose", *fetch, *tasks, cwd=ready.root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "hellaswag: 1 data set brought" in done.stdout
+    few = ("--set", "evaluation.suite.limit=4", "--set", "evaluation.max_examples=4", "--set", "evaluation.metrics=[]")
+    done = ready.invoke("evaluate", "--run", straight.name, "--suite", "hellaswag", "--no-exports", *few)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    suite = json.loads((straight / "eval_report.json").read_text())["suite"]
+    assert suite["data_sets"] == {"Rowan/hellaswag": [COMMIT]}
+    assert {(task["metric"], task["n"]) for task in suite["tasks"]} == {("acc,none", 4), ("acc_norm,none", 4)}
 
 
 @pytest.mark.slow

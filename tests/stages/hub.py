@@ -30,12 +30,12 @@ class Hub:
 
 
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    """Answers on a free port of this machine."""
+def serving(hub: Hub, address: str = "127.0.0.1") -> Iterator[Hub]:
+    """Answers on a free port of one of this machine's addresses."""
 
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    server = ThreadingHTTPServer((address, 0), handler)
+    hub.url = f"http://{address}:{server.server_port}"
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
