@@ -166,5 +166,6 @@ def test_the_task_that_the_documentation_shows_runs(finished_run: Path) -> None:
 
 def test_what_it_logs_is_one_harmless_line(tasks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(SuiteConfig(include_path=str(tasks)), ["own_choice"])
+    capsys.readouterr()
     logging.getLogger("lm_eval.tasks").error("\x1b[2Jgone\nnext")
     assert capsys.readouterr().err == "lm-evaluation-harness: \\x1b[2Jgone\\x0anext\n"
