@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from solotune.artifacts.fetched import MADE_BY, readable, refuse_damaged
 from solotune.artifacts.files import (
     FileRecord,
-    differing_files,
     fsync_file,
     fsync_folder,
     make_folder,
@@ -22,7 +22,6 @@ from solotune.config.schema import DatasetConfig, HubDataset
 from solotune.errors import ArtifactError, DataError
 
 SCHEMA_VERSION = 1
-MADE_BY = "invoke fetch --config CONFIG"
 ROOT = Path("data/hub")
 _SHOWN = 5
 
@@ -49,8 +48,7 @@ class DataDir:
 
     @classmethod
     def of(cls, hub: HubDataset) -> DataDir:
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", hub.name).strip("-.").lower()[-60:]
-        return cls(ROOT / f"{readable}--{hub.revision[:12]}")
+        return cls(ROOT / f"{readable(hub.name)}--{hub.revision[:12]}")
 
     @property
     def is_complete(self) -> bool:
@@ -63,12 +61,7 @@ class DataDir:
             ArtifactError: not fetched, unfinished, or a file is missing or cut.
         """
         manifest = read_record(self.manifest_path, DataManifest, MADE_BY)
-        damage = differing_files(self.path, manifest.files, hashes=False)
-        if damage:
-            raise ArtifactError(
-                f"the data set in {self.path} is damaged: {'; '.join(damage[:_SHOWN])}",
-                f"Delete that folder and run `{MADE_BY}`",
-            )
+        refuse_damaged(self.path, manifest.files, "the data set", shown=_SHOWN)
         return manifest
 
     def add(self, staged: Path, manifest: DataManifest) -> None:

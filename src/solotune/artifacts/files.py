@@ -149,6 +149,17 @@ def staged_name(path: Path) -> Path:
     return path.with_name(f"{_STAGED}{path.name}.{os.getpid()}-{secrets.token_hex(2)}")
 
 
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, for what moves on from there; gone when the block ends, anyhow."""
+    staged = staged_name(path)
+    staged.mkdir()
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
 def discard(folder: Path) -> None:
     """Deletes a folder that may not be there. It loses its name first: no half of it is ever taken for whole."""
     going = staged_name(folder.with_name(f"{folder.name}.discarded"))

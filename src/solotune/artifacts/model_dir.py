@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import msgspec
 
-from solotune.artifacts.files import FileRecord, differing_files, read_record, sha256_text
+from solotune.artifacts.fetched import MADE_BY, readable, refuse_damaged
+from solotune.artifacts.files import FileRecord, read_record, sha256_text
 from solotune.config.schema import ModelConfig
 from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1
-MADE_BY = "invoke fetch --config CONFIG"
 
 
 class ModelManifest(msgspec.Struct, frozen=True):
@@ -45,9 +44,8 @@ class ModelDir:
     def of(cls, model: ModelConfig) -> ModelDir:
         """The folder for `model`: below models/, or below SOLOTUNE_MODELS where that is set (the image's volume)."""
         root = Path(os.environ.get("SOLOTUNE_MODELS", "models"))
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name_or_path).strip("-.").lower()[-60:]
         pin = model.revision[:12] if model.revision else sha256_text(model.name_or_path)[:12]
-        return cls(root / f"{readable}--{pin}")
+        return cls(root / f"{readable(model.name_or_path)}--{pin}")
 
     @property
     def is_complete(self) -> bool:
@@ -83,10 +81,5 @@ class ModelDir:
         if not self.path.is_dir():
             raise ArtifactError(f"the base model isn't fetched: there is no {self.path}", f"Run `{MADE_BY}`")
         manifest = read_record(self.manifest_path, ModelManifest, MADE_BY)
-        damage = differing_files(self.path, manifest.files, hashes=hashes)
-        if damage:
-            raise ArtifactError(
-                f"the base model in {self.path} is damaged: {'; '.join(damage)}",
-                f"Delete that folder and run `{MADE_BY}`",
-            )
+        refuse_damaged(self.path, manifest.files, "the base model", hashes=hashes)
         return manifest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from solotune.artifacts.files import (
     read_record,
     remove_staged,
     sha256_text,
+    staged_folder,
     write_json,
     write_text,
 )
@@ -177,12 +176,8 @@ class SplitsDir:
         """
         make_folder(self.path)
         remove_staged(self.path)
-        staged = self.path / f".staged-prepare.{os.getpid()}"
-        staged.mkdir()
-        try:
+        with staged_folder(self.path / "prepare") as staged:
             yield staged
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
     def clear_leftovers(self) -> None:
         """Deletes what an earlier process left when it was killed; none of it is part of the splits."""

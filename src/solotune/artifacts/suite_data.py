@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +10,20 @@ from typing import Any
 
 import msgspec
 
+from solotune.artifacts import data_dir
+from solotune.artifacts.fetched import MADE_BY, readable, refuse_damaged
 from solotune.artifacts.files import (
     FileRecord,
     atomic_folder,
-    differing_files,
     discard,
     read_record,
     record_files,
     sha256_text,
     write_json,
 )
-from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1
-ROOT = Path("data/hub/suite")
-_MADE_BY = "invoke fetch --config CONFIG"
+ROOT = data_dir.ROOT / "suite"
 
 
 class SuiteDataManifest(msgspec.Struct, frozen=True):
@@ -50,14 +48,14 @@ class SuiteData:
     def __init__(self, name: str, config: str | None, arguments: Mapping[str, Any]) -> None:
         self.name, self.config, self.arguments = name, config, dict(arguments)
         key = sha256_text(json.dumps([name, config, self.arguments], sort_keys=True))
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{name}-{config or ''}").lower()[-60:].strip("-.")
-        self.path = ROOT / f"{readable}--{key[:12]}"
+        self.path = ROOT / f"{readable(f'{name}-{config}' if config else name).lstrip('-.')}--{key[:12]}"
+        self.manifest_path = self.path / "manifest.json"
         self.rows = self.path / "rows"
         """Written by `save_to_disk`."""
 
     @property
     def is_complete(self) -> bool:
-        return (self.path / "manifest.json").is_file()
+        return self.manifest_path.is_file()
 
     def open(self) -> SuiteDataManifest:
         """The manifest, after proof that every file is there with its size.
@@ -65,11 +63,8 @@ class SuiteData:
         Raises:
             ArtifactError: a file is missing or cut.
         """
-        manifest = read_record(self.path / "manifest.json", SuiteDataManifest, _MADE_BY)
-        damage = differing_files(self.path, manifest.files, hashes=False)
-        if damage:
-            fix = f"Delete that folder and run `{_MADE_BY}`"
-            raise ArtifactError(f"the data set in {self.path} is damaged: {damage[0]}", fix)
+        manifest = read_record(self.manifest_path, SuiteDataManifest, MADE_BY)
+        refuse_damaged(self.path, manifest.files, "the data set", shown=1)
         return manifest
 
     @contextmanager
@@ -84,4 +79,4 @@ class SuiteData:
             manifest = SuiteDataManifest(
                 SCHEMA_VERSION, self.name, self.config, self.arguments, revision, record_files(staged), solotune
             )
-            write_json(staged / "manifest.json", manifest)
+            write_json(staged / self.manifest_path.name, manifest)

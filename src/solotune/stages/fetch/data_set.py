@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from solotune import __version__
 from solotune.artifacts.data_dir import ROOT, SCHEMA_VERSION, DataDir, DataManifest, matching
-from solotune.artifacts.files import make_folder, remove_staged
+from solotune.artifacts.files import make_folder, remove_staged, staged_folder
 from solotune.artifacts.lock import held
 from solotune.config.schema import HubDataset
 from solotune.console import say
@@ -47,7 +44,8 @@ def _bring(hub: HubDataset, patterns: tuple[str, ...]) -> DataDir:
     sizes = sizes or _offered(hub)
     _check_space(hub, sum(sizes.get(name, 0) for name in missing))
     manifest = known or DataManifest(SCHEMA_VERSION, hub.name, hub.revision, {}, offered, __version__)
-    with _staging(folder) as staged:
+    remove_staged(ROOT)  # of a process that was killed
+    with staged_folder(folder.path) as staged:
         _download(hub, missing, staged)
         folder.add(staged, manifest)
     size = sum(record.bytes for record in folder.open().files.values())
@@ -110,15 +108,3 @@ def _check_space(hub: HubDataset, size: int) -> None:
             f"{hub.name} needs {size / 2**30:,.1f} GiB in {ROOT}, where {free / 2**30:,.1f} GiB are free",
             "Free some space, or name fewer files in dataset.raw_files",
         )
-
-
-@contextmanager
-def _staging(folder: DataDir) -> Iterator[Path]:
-    """An empty folder on the same disk; what a killed process left of its own is cleared away first."""
-    remove_staged(ROOT)
-    staged = ROOT / f".staged-{folder.path.name}.{os.getpid()}"
-    staged.mkdir()
-    try:
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
