@@ -74,12 +74,7 @@ class Writer:
         report_path, predictions_path = self.paths
         lines = _lines(self._predictions(measured, report))
         with staged_pair(predictions_path, lines, report_path, json_text(report)) as take_names, _signals_wait():
-            standing, self.standing = self.standing, None
-            try:
-                take_names()
-            except OSError:
-                self.standing = standing  # it came back
-                raise
+            take_names()  # or the earlier one comes back
             self.standing, self.is_suite_missing = report, is_suite_missing
             pages.write(self.run_dir)
         return report
