@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.stages.hub import COMMIT
 
 from solotune.artifacts.suite_data import ROOT, SuiteData
 from solotune.errors import ArtifactError
@@ -18,7 +19,6 @@ from solotune.harness.suite_data import NotAllowed, RowsMissing, kept_rows
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("evaluate")
 pytestmark = pytest.mark.filterwarnings("ignore")
-COMMIT = "abcdef0123456789abcdef0123456789abcdef01"
 
 
 @pytest.fixture

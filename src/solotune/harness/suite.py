@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -22,10 +22,10 @@ from solotune.artifacts.suite_data import SuiteDataManifest
 from solotune.comparison import Interval, intervals, of_differences, verdict
 from solotune.config.schema import RunConfig, SuiteConfig
 from solotune.console import safe, say
-from solotune.errors import ConfigError, DataError, SolotuneError
+from solotune.errors import ConfigError, DataError
 from solotune.harness.held_out import HeldOut
 from solotune.harness.suite_data import RowsMissing, kept_rows
-from solotune.harness.suite_tasks import first_line, load, refuse_unknown, task_manager
+from solotune.harness.suite_tasks import first_line, load, refuse_unknown, task_manager, trouble_told
 from solotune.harness.thoughts import BLOCKS
 from solotune.modeling.base_model import autocast
 
@@ -101,7 +101,7 @@ def run(asked: Asked, model: Any, base: ModelDir, held_out: HeldOut, config: Run
         think_end_token=end_of_thoughts,
     )
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with autocast(config):
+    with autocast(config), kept_rows() as used:  # both are asked the same rows, those that a task shuffles too
         say("adapter: lm-evaluation-harness")
         adapter = _evaluated(asked, subject)
         say("base: lm-evaluation-harness")
@@ -118,7 +118,7 @@ def run(asked: Asked, model: Any, base: ModelDir, held_out: HeldOut, config: Run
         chat_template_args=without_thoughts,
         think_end_token=end_of_thoughts,
         seeds={name: adapter["config"][f"{name}_seed"] for name in ("random", "numpy", "torch", "fewshot")},
-        data_sets=_commits(adapter["kept_rows"].values()),
+        data_sets=_commits(used.values()),
     )
 
 
@@ -209,7 +209,7 @@ def _independent(base: Mapping[str, Any], adapter: Mapping[str, Any], key: str) 
 def _evaluated(asked: Asked, subject: Any) -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
-    with _trouble_in_one_line(asked), kept_rows() as used:
+    with _trouble_in_one_line(asked):
         found: dict[str, Any] = simple_evaluate(
             model=subject,
             tasks=list(asked.tasks),
@@ -220,23 +220,19 @@ def _evaluated(asked: Asked, subject: Any) -> dict[str, Any]:
             bootstrap_iters=_BOOTSTRAPS,
             log_samples=True,
         )
-    found["kept_rows"] = used
     return found
 
 
-@contextmanager
-def _trouble_in_one_line(asked: Asked) -> Iterator[None]:
-    try:
-        yield
-    except SolotuneError:
-        raise
-    except Exception as error:  # its tasks are programs and files of others
+def _trouble_in_one_line(asked: Asked) -> AbstractContextManager[None]:
+    def told(error: Exception) -> DataError:
         names = ", ".join(safe(task, 200) for task in asked.tasks)
         if isinstance(error, RowsMissing):
             what, fix = f"the rows of {safe(str(error), 120)} aren't here", _how_to_bring(asked)
         else:
             what, fix = first_line(error), "Leave that task out; where it is your own, mend it"
-        raise DataError(f"lm-evaluation-harness can't run {names}: {what}", fix) from error
+        return DataError(f"lm-evaluation-harness can't run {names}: {what}", fix)
+
+    return trouble_told(told)
 
 
 def _how_to_bring(asked: Asked) -> str:

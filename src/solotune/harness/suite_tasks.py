@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any
 
 from solotune.config.schema import SuiteConfig
 from solotune.console import safe, say
-from solotune.errors import ConfigError, MachineError
+from solotune.errors import ConfigError, DataError, MachineError, SolotuneError
 from solotune.harness.suite_data import NotAllowed
 
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 _INSTALL = "Install it with `pip install 'solotune[suite]'`; the image and scripts/local.sh have it"
 
 
@@ -66,12 +69,32 @@ def load(manager: Any, tasks: Sequence[str]) -> None:
             raise NotAllowed(f"{name} computes {missing[0]!r} with a program that would be downloaded from the hub")
 
 
+@contextmanager
+def trouble_told(told: Callable[[Exception], DataError]) -> Iterator[None]:
+    """Tasks are programs and files of others: whatever they raise is told as one error, unless a disk said it."""
+    try:
+        yield
+    except SolotuneError:
+        raise
+    except Exception as error:
+        _refuse_disk(error)
+        raise told(error) from error
+
+
 def first_line(error: BaseException) -> str:
     """What an error of others says, harmless and short; the cause of one that says nothing itself."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__:
         error = error.__cause__
     said = safe(next(iter(str(error).strip().splitlines()), ""), 400).rstrip(".")
     return said if isinstance(error, NotAllowed) else f"{type(error).__name__}: {said}"
+
+
+def _refuse_disk(error: BaseException | None) -> None:
+    """Raises what a disk said, below what `datasets` made of it: that is no fault of a task."""
+    while error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise error
+        error = error.__cause__ or error.__context__
 
 
 class _Safe(logging.Formatter):

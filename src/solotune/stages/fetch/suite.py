@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,19 +12,18 @@ from typing import Any
 
 from solotune import __version__
 from solotune.artifacts.data_dir import ROOT
-from solotune.artifacts.files import make_folder, remove_staged
+from solotune.artifacts.files import make_folder, remove_staged, staged_folder
 from solotune.artifacts.lock import held
 from solotune.artifacts.suite_data import ROOT as SUITE
 from solotune.artifacts.suite_data import SuiteData
 from solotune.config.schema import SuiteConfig
 from solotune.console import counted, safe, say
-from solotune.errors import DataError, SolotuneError
+from solotune.errors import DataError
 from solotune.harness.suite_data import Load, kept_rows
-from solotune.harness.suite_tasks import first_line, load, refuse_unknown, task_manager
+from solotune.harness.suite_tasks import first_line, load, refuse_unknown, task_manager, trouble_told
 from solotune.stages.fetch.hub import Asked, token, trouble_in_one_line
 
 _KEY = "evaluation.suite.tasks"
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 
 
 @dataclass(frozen=True)
@@ -78,17 +74,14 @@ def _bring(manager: Any, task: str) -> None:
         _keep(data, load_rows)
         brought.append(data)
 
-    try:
-        with kept_rows(keep) as used:
-            load(manager, [task])
-    except SolotuneError:
-        raise
-    except Exception as error:  # its tasks are programs and files of others
-        _refuse_disk(error)
-        raise DataError(
+    def told(error: Exception) -> DataError:
+        return DataError(
             f"{_KEY}: {safe(task, 200)} can't be loaded: {first_line(error)}",
             "Leave it out; or write a task of your own with its rows in a file (configs/README.md, 'Did it forget?')",
-        ) from error
+        )
+
+    with trouble_told(told), kept_rows(keep) as used:
+        load(manager, [task])
     size = sum(record.bytes for data in brought for record in data.open().files.values())
     came = f"{counted(len(brought), 'data set')} brought, {size / 2**20:,.1f} MiB" if brought else "there already"
     say(f"{safe(task, 200)}: {came if used else 'its rows come with it'}")
@@ -107,19 +100,17 @@ def _keep(data: SuiteData, load_rows: Load) -> None:
         without_hub=f"leave {_KEY} empty",
         error=DataError,
     )
-    temporary = Path(tempfile.mkdtemp(prefix=".staged-", dir=SUITE))
-    try:
-        with trouble_in_one_line(asked), _downloads_in(temporary):
-            rows = load_rows(cache_dir=str(temporary), token=token())
+    with staged_folder(SUITE / "downloads") as temporary:
+        try:
+            with trouble_in_one_line(asked), _downloads_in(temporary):
+                rows = load_rows(cache_dir=str(temporary), token=token())
+        except DatasetNotFoundError as error:  # `datasets` keeps to itself what the hub's client had raised
+            raise DataError(
+                f"{name}, which a task of evaluation.suite loads, can't be had: {first_line(error)}",
+                "If it is gated, accept its terms on its page on the hub and set HF_TOKEN in the environment",
+            ) from error
         with data.bringing(_revision(rows), __version__) as folder:
             rows.save_to_disk(str(folder))
-    except DatasetNotFoundError as error:
-        raise DataError(
-            f"{name}, which a task of evaluation.suite loads, can't be had: {first_line(error)}",
-            "If it is gated, accept its terms on its page on the hub and set HF_TOKEN in the environment",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -146,11 +137,3 @@ def _revision(rows: Any) -> str | None:
     splits = rows.values() if isinstance(rows, dict) else [rows]
     names = [part for split in splits for file in split.cache_files for part in Path(file["filename"]).parts]
     return next((name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)), None)
-
-
-def _refuse_disk(error: BaseException | None) -> None:
-    """Raises what a disk said, below what `datasets` made of it: that is no fault of a task."""
-    while error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-            raise error
-        error = error.__cause__ or error.__context__
