@@ -55,6 +55,7 @@ get trl==1.15.0 peft==0.21.2 'datasets<5' dill multiprocess liger-kernel==0.8.5 
 # What the product imports beyond that. pydantic-core must be the one that pydantic names.
 get pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection rapidfuzz rensa zstandard gguf \
     jsonschema-rs regex tensorboard protobuf absl-py
+get pytest iniconfig pluggy pygments hypothesis sortedcontainers # tests/gpu
 if [[ $peers ]]; then
     # Unsloth 2026.10.9 takes transformers <= 5.17, trl <= 1.15, datasets < 5
     get unsloth==2026.10.9 unsloth-zoo==2026.10.9 cut-cross-entropy hf_transfer tyro structlog json5 nest-asyncio \
