@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
+from invoke.tasks import task as any_task
 
 ROOT = Path(__file__).resolve().parent
 SHELL_FILES = (
@@ -31,7 +32,10 @@ SHELL_FILES = (
 )
 _OF_CONFIG = {"config": "a YAML file of configs/", "set": "KEY=VALUE, overrides a key (repeatable)"}
 sys.path.insert(0, str(ROOT / "docker"))
-from host import container, image  # noqa: E402  beside the Dockerfile, on no other path
+from host import container, flags, image  # noqa: E402  beside the Dockerfile, on no other path
+
+# A letter would be the first free one of a flag's name: another in each task, and -h taken from help.
+task = partial(any_task, auto_shortflags=False)
 
 
 @task(
@@ -421,7 +425,12 @@ def _is_local() -> bool:
 
 def _on_host(name: str) -> None:
     if _is_local():
-        raise Exit(f"`invoke {name}` is for the host: here you are where the stages run already", code=2)
+        here = f"{os.environ.get('SOLOTUNE_COMMAND', 'invoke')} {name}"
+        raise Exit(
+            f"{here}: here the stages run in this Python, without the image. `invoke {name}` is for the host of a "
+            "Docker engine",
+            code=2,
+        )
 
 
 def _dry(c: Context) -> bool:
@@ -485,3 +494,9 @@ namespace = Collection(
     clean,
 )
 namespace.configure({"auto_dash_names": True})
+program = Path(sys.argv[0])
+if (program.parent.name if program.stem == "__main__" else program.stem) in ("invoke", "inv") and (
+    wrong := flags.wrong_word(sys.argv[1:], namespace, os.environ.get("SOLOTUNE_COMMAND", "invoke"))
+):
+    print(wrong, file=sys.stderr)
+    sys.exit(2)

@@ -81,6 +81,54 @@ def test_help_behind_a_task_shows_its_options(task: str) -> None:
     assert "run id, a unique prefix" in answer.stdout or "a YAML file of configs/" in answer.stdout
 
 
+@pytest.mark.parametrize("task", ["prepare", "runs"])
+def test_h_behind_a_task_is_help_whatever_its_flags_are_called(task: str) -> None:
+    answer = invoke(task, "-h")
+    assert answer.returncode == 0
+    assert "Docstring:" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("prepare", "--confg", "a.yaml"),
+            "prepare has no --confg; did you mean --config? `invoke prepare --help` lists what it has",
+        ),
+        (("runs", "--foo"), "runs has no --foo. `invoke runs --help` lists what it has"),
+        (("train", "-c", "a.yaml"), "train has no -c. `invoke train --help` lists what it has"),
+        (("prepare", "a.yaml"), "prepare can't tell what a.yaml is; did you mean `--config a.yaml`?"),
+        (("evaluate", "latest"), "evaluate can't tell what latest is; did you mean `--run latest`?"),
+        (("train", "--resume"), "train: --resume needs a value; `invoke train --help` says which"),
+        (("fetch", "--config", "train", "plan", "--config=a", "--vran=24"), "plan has no --vran; did you mean --vram?"),
+    ],
+)
+def test_a_slip_behind_a_task_is_told_in_one_line(words: tuple[str, ...], told: str) -> None:
+    found = tasks.flags.wrong_word(words, tasks.namespace, "invoke")
+    assert found.startswith(f"invoke {told}")
+    assert "\n" not in found
+
+
+def test_a_slip_ends_invoke_before_anything_starts() -> None:
+    answer = invoke("runs", "--foo")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == "invoke runs has no --foo. `invoke runs --help` lists what it has\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--dry", "evaluate", "--run", "latest", "--suite", "--no-exports"),
+        ("evaluate", "--run=latest", "--split", "val", "--dry"),
+        ("-d", "evaluate", "--run", "train", "--set", "seed=1", "--set", "seed=2"),
+        ("nobody", "--knows"),
+        ("test", "--", "--what", "pytest", "takes"),
+    ],
+)
+def test_what_invoke_takes_is_let_through(words: tuple[str, ...]) -> None:
+    assert tasks.flags.wrong_word(words, tasks.namespace, "invoke") == ""
+
+
 def invoke(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SOLOTUNE_RUNTIME": "local"}
     environment.pop("SOLOTUNE_COMMAND", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import NoReturn
 
 from solotune import __version__
 from solotune.config.gguf_types import TYPES
@@ -12,7 +13,7 @@ from solotune.config.gguf_types import TYPES
 
 def parser() -> argparse.ArgumentParser:
     """What is parsed has the command's name in `command`, and `debug`."""
-    whole = argparse.ArgumentParser(prog="solotune", description="Fine-tune an instruction LLM on one GPU.")
+    whole = _Parser(prog="solotune", description="Fine-tune an instruction LLM on one GPU.")
     whole.add_argument("--version", action="version", version=f"solotune {__version__}")
     commands = _Commands(whole.add_subparsers(title="commands", metavar="COMMAND", required=True))
     _add_from_rows_to_adapter(commands)
@@ -22,8 +23,14 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every error; upstream prints all of the options before it."""
+        self.exit(2, f"error: {message}. `{self.prog} --help` lists the options\n")
+
+
 class _Commands:
-    def __init__(self, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def __init__(self, commands: argparse._SubParsersAction[_Parser]) -> None:
         self._commands = commands
 
     def add(self, name: str, help_: str) -> argparse.ArgumentParser:
