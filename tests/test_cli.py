@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,42 @@ def test_every_end_has_its_exit_code_and_no_traceback(
     err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_interpreter_ends_says_nothing(number: int) -> None:
+    """Ctrl-C twice: the first one saved, and the second came when all was done."""
+    code = (
+        "import atexit, sys, time; from solotune import cli\n"
+        "atexit.register(lambda: (print('ending', flush=True), time.sleep(30)))\n"
+        "sys.argv = ['solotune', 'runs']; cli.program()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line == b"ending\n":
+                break
+        process.send_signal(number)
+        _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (-number, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate", "--run", "latest", "--split", "tset"], "invalid choice: 'tset'"),
+        (["prepare"], "the following arguments are required: --config"),
+        (["nothing"], "invalid choice: 'nothing'"),
+    ],
+)
+def test_a_slip_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2
+    assert line.startswith("error: ")
+    assert told in line
+    assert line.endswith("--help` lists the options")
 
 
 def test_debug_shows_the_traceback(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 """python -m solotune"""
 
-from solotune.cli import main
+from solotune.cli import program
 
-raise SystemExit(main())
+program()

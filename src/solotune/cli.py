@@ -53,9 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error)
     finally:
         remember_config([])
-        for number, handler in before.items():  # one that comes while the interpreter ends has nobody to tell
+        for number, handler in before.items():
             signal.signal(number, handler)
     return 0
+
+
+def program() -> None:
+    """`main` as a process, which ends with it. A signal while the interpreter ends has nobody to tell: it just ends."""
+    code = main()
+    for number in (signal.SIGINT, *asked_to_end()):
+        signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(code)
 
 
 _NOT_HALF = "what isn't finished isn't taken for whole. Run the same command again"

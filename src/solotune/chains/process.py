@@ -45,7 +45,7 @@ def run_stage(command: Sequence[str], afterwards: str = "") -> None:
     # -P: the current folder must not shadow a package (scripts/evaluate.py and `evaluate`).
     code, stopped = _to_its_end([sys.executable, "-P", "-m", "solotune", *command])
     if code < 0 and -code in _ENDING:  # it had no time to say anything
-        raise Interrupted(f"{command[0]} was stopped at its start. {afterwards}", 128 - code)
+        raise Interrupted(f"{command[0]} was stopped at its start or very end. {afterwards}", 128 - code)
     code = 128 - code if code < 0 else code  # ended by a signal: as a shell tells it
     if code - 128 in _ENDING:
         raise Interrupted("", code)
