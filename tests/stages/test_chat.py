@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import pty
 import select
@@ -16,19 +17,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.helpers import chat
 
 from solotune import cli
+from solotune.artifacts.files import FileRecord, write_json
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.load import load
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder
-from solotune.modeling.chatting import Answer, Side
+from solotune.modeling.chatting import Answer, Chat, Side
 from solotune.modeling.generate import generate
 from solotune.modeling.lora import load_adapter
 from solotune.stages.chat.screen import Plain, Terminal, harmless
+
+SYSTEMS = [
+    (["Be kind\x1b[2J"], "/system alone begins without it: Be kind\\x1b[2J"),
+    (["Be kind", "Be brief"], "have a system message; this chat begins without one"),
+    (["", "Be brief"], "have a system message; this chat begins without one"),
+    ([""], ""),
+]
 
 
 def talk(monkeypatch: pytest.MonkeyPatch, *lines: str, **flags: str) -> int:
@@ -73,6 +84,36 @@ def test_commands_begin_with_a_slash_and_messages_may(
     assert "a new chat, with this system message\n" in out
     assert "no such command: /only nobody\n" in out
     assert out.count("/quit ") == 2
+
+
+@pytest.mark.parametrize(("systems", "told"), SYSTEMS)
+def test_a_chat_begins_as_the_rows_did(
+    systems: list[str],
+    told: str,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever talks to a new adapter types what the user said in the rows, and not the system message before it."""
+    config = load(finished_run / "config.yaml")
+    splits = SplitsDir(Path(config.dataset.splits_dir))
+    lines = [json.loads(line) for line in splits.split("train").read_text(encoding="utf-8").splitlines()]
+    for number, row in enumerate(lines):
+        if system := systems[number % len(systems)]:
+            row["messages"].insert(0, {"role": "system", "content": system})
+    rows = "".join(json.dumps(row) + "\n" for row in lines)
+    splits.split("train").write_text(rows, encoding="utf-8")
+    outputs = {**splits.manifest().outputs, "train.jsonl": FileRecord.of(splits.split("train"))}
+    write_json(splits.path / "manifest.json", msgspec.structs.replace(splits.manifest(), outputs=outputs))
+    run = RunDir(finished_run)
+    run.write_manifest(msgspec.structs.replace(run.manifest(), splits=outputs))
+    began: list[str] = []
+    monkeypatch.setattr(Chat, "reset", lambda self, system="": began.append(system))
+    assert talk(monkeypatch, "/reset", "/system", "/quit") == 0
+    opening = systems[0] if len(systems) == 1 else ""
+    assert began[-3:] == [opening, opening, ""]
+    assert told in (out := capsys.readouterr().out)
+    assert bool(told) == ("rows it was trained on" in out)
 
 
 def test_a_question_that_cant_be_answered_ends_a_script_with_its_reason(

@@ -8,21 +8,24 @@ from pathlib import Path
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.config.load import load
-from solotune.console import say
+from solotune.config.schema import RunConfig
+from solotune.console import safe, say
 from solotune.errors import Interrupted, ModelError
 from solotune.modeling import card, determinism
 from solotune.modeling.base_model import load_base_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.chatting import SIDES, Chat, Sampling, Side
 from solotune.modeling.lora import load_adapter
+from solotune.stages.chat.opening import system_message
 from solotune.stages.chat.screen import View, view
 
 RUNS = Path("runs")
 HELP = """\
 /only adapter, /only base, /only both   who answers; who isn't asked doesn't hear the question
 /system TEXT                            begin anew with this system message; without TEXT, with none
-/reset                                  begin anew
+/reset                                  begin anew, as at the start
 /quit                                   leave, as Ctrl-D does; Ctrl-C stops an answer
 //TEXT                                  a message that begins with /"""
 
@@ -40,29 +43,34 @@ def run(wanted: str, *, temperature: float = 0.0, seed: int = 0, max_new_tokens:
         ModelError: without a terminal, where a message can't be answered; a terminal shows it and goes on.
     """
     run_dir = RunDir.find(RUNS, wanted)
-    chat = _open(run_dir, temperature, seed, max_new_tokens)
+    manifest, _ = run_dir.finished()
+    config = load(run_dir.config_of(manifest))
+    chat = _open(
+        run_dir, manifest, config, Sampling(max_new_tokens or config.evaluation.max_new_tokens, temperature, seed)
+    )
     say(f"run {run_dir.run_id}: base and adapter, with the run's own chat template (/help)")
+    system, about = system_message(config, manifest)
+    if about:
+        say(f"{about}{': ' + safe(system) if system else ''}")
     try:
-        _talk(chat, view())
+        _talk(chat, view(), system)
     except Interrupted as stop:
         raise Interrupted("", stop.exit_code) from None  # nothing here is left unfinished
 
 
-def _open(run_dir: RunDir, temperature: float, seed: int, max_new_tokens: int | None) -> Chat:
-    manifest, _ = run_dir.finished()
-    config = load(run_dir.config_of(manifest))
+def _open(run_dir: RunDir, manifest: RunManifest, config: RunConfig, sampling: Sampling) -> Chat:
     determinism.start(config)
     card.enforce(config)
     base = ModelDir.of(config.model)
     base.open_as_trained(run_dir.run_id, manifest.base_model)
     encoder = ChatEncoder.open(base, str(run_dir.adapter / base.chat_template.name))
     model = load_adapter(load_base_model(base, config), run_dir.adapter)
-    sampling = Sampling(max_new_tokens or config.evaluation.max_new_tokens, temperature, seed)
     return Chat(model, encoder, config, sampling)
 
 
-def _talk(chat: Chat, screen: View) -> None:
+def _talk(chat: Chat, screen: View, opening: str) -> None:
     sides = SIDES
+    chat.reset(opening)
     for line in screen.lines():
         text = line.strip()
         if not text:
@@ -76,7 +84,7 @@ def _talk(chat: Chat, screen: View) -> None:
             sides = _SIDES[argument]
             screen.tell(f"{' and '.join(sides)} {'answers' if len(sides) == 1 else 'answer'} from now on")
         elif command in ("/reset", "/system"):
-            chat.reset(system := argument.strip() if command == "/system" else "")
+            chat.reset(system := argument.strip() if command == "/system" else opening)
             screen.tell("a new chat, with this system message" if system else "a new chat")
         else:
             screen.tell(HELP if command == "/help" else f"no such command: {text}\n{HELP}")
