@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tests.browser.looks import DARK, PHONE, wide
 from tests.browser.served import ATTACKS, Served
 from tests.report.demo import make_hostile_run, make_run
 
-from solotune.artifacts.measured import Prediction
+from solotune.artifacts.measured import Prediction, Proof
 from solotune.artifacts.run_dir import RunDir
 from solotune.report import write_index, write_run_page
 
@@ -267,6 +268,32 @@ def test_only_words_that_differ_are_marked(page: Page, shown: Shown) -> None:
     expect(left).to_contain_text("equals the reference")
 
 
+def test_where_little_is_common_a_note_stands_for_the_marks(page: Page, shown: Shown) -> None:
+    run_dir = make_run(RUNS, rows=1)
+    (row,) = predictions(run_dir)
+    before, after = (
+        msgspec.structs.replace(row.base, answer=text) for text in ("I can't help", '{"action": "lights_on"}')
+    )
+    rewrite(run_dir, [msgspec.structs.replace(row, base=before, adapter=after)])
+    shown(run_dir)
+    titles = page.locator("#rows h4")
+    expect(titles).to_have_text([f"{name}, little in common with the other" for name in ("base", "adapter")])
+    expect(page.locator("#rows mark")).to_have_count(0)
+    choose(page, Marked="nothing")
+    expect(titles).to_have_text(["base", "adapter"])
+
+
+def test_an_answer_that_was_cut_says_so(page: Page, shown: Shown) -> None:
+    run_dir = make_run(RUNS, rows=1)
+    (row,) = predictions(run_dir)
+    base = msgspec.structs.replace(row.base, answer=row.reference, cut=True)
+    rewrite(run_dir, [msgspec.structs.replace(row, base=base, adapter=msgspec.structs.replace(base, cut=False))])
+    shown(run_dir)
+    expect(page.locator("#rows h4")).to_have_text(
+        ["base, cut at max_new_tokens, equals the reference", "adapter, equals the reference"]
+    )
+
+
 def test_a_row_that_got_worse_leads_to_its_answers(page: Page, shown: Shown) -> None:
     shown(make_run(RUNS, rows=60, skill=0.4))
     row = page.locator("button[data-row]").first
@@ -365,6 +392,42 @@ def test_a_config_is_read_on_a_phone_without_scrolling_sideways(page: Page, show
     unfold(page)
     for table in page.locator("table.keys").all():
         assert table.evaluate("e => e.parentElement.scrollWidth <= e.parentElement.clientWidth")
+
+
+@pytest.mark.parametrize(
+    "look", [wide(400), wide(1280), wide(1920), DARK | wide(1280)], ids=["phone", "desk", "wide", "dark"]
+)
+def test_a_table_that_goes_on_to_the_right_has_a_shadow_there(page: Page, shown: Shown) -> None:
+    run_dir = make_run(RUNS, rows=5)
+    report = run_dir.report()
+    assert report
+    proof = Proof(5, 0.2, 1.2, 3.5, 0.2, 0.004, 0.995, "dequantised", kept=True, passed=True)
+    proofs = dict.fromkeys(("merged", "gguf-q8_0"), proof)
+    run_dir.eval_report.write_bytes(msgspec.json.encode(msgspec.structs.replace(report, proofs=proofs)))
+    shown(run_dir)
+    table = page.get_by_role("region", name="5 rows of test.")
+    assert table.evaluate("e => e.scrollWidth > e.clientWidth")
+    ground = page.locator("body").evaluate("e => getComputedStyle(e).backgroundColor.match(/\\d+/g).map(Number)")
+    assert at_right_edge(table) != ground
+    table.evaluate("e => e.scrollLeft = e.scrollWidth")
+    assert at_right_edge(table) == ground
+
+
+def at_right_edge(region: Locator) -> Any:
+    """Red, green and blue in the padding of its last row."""
+    picture = base64.b64encode(region.screenshot()).decode()
+    canvas = region.page.context.new_page()  # the page's own policy allows no picture
+    return canvas.evaluate(
+        """async picture => {
+          const image = new Image();
+          image.src = `data:image/png;base64,${picture}`;
+          await image.decode();
+          const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+          context.drawImage(image, 0, 0);
+          return [...context.getImageData(image.width - 3, image.height - 5, 1, 1).data].slice(0, 3);
+        }""",
+        picture,
+    )
 
 
 def unfold(page: Page) -> None:

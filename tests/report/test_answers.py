@@ -45,6 +45,13 @@ def test_rows_are_small_and_whole(tmp_path: Path) -> None:
     assert (found.rows_in_all, found.damaged, found.cut_at) == (2, 0, None)
 
 
+def test_only_an_answer_that_was_cut_has_a_flag(tmp_path: Path) -> None:
+    found = answers(written(tmp_path, [row(1, gguf=Answer("reference", 2.0, 4, {}, cut=True))]))
+    assert found is not None
+    base, _, gguf = msgspec.json.decode(msgspec.json.encode(found.rows[0]))[4]
+    assert (len(base), gguf) == (5, [None, 0.5, 4, [None, None], None, True])
+
+
 def test_none_are_none(tmp_path: Path) -> None:
     assert answers(tmp_path / "predictions.jsonl") is None
     assert answers(written(tmp_path, [])) is None

@@ -13,6 +13,7 @@ import pytest
 from tests.report.demo import make_run
 
 from solotune import report
+from solotune.artifacts.measured import Answered, Comparison
 from solotune.artifacts.run_dir import RunDir
 from solotune.artifacts.run_manifest import Difference, Verdict
 from solotune.artifacts.splits_dir import SplitsDir
@@ -192,6 +193,32 @@ def test_another_split_that_was_measured_is_named(runs: Path) -> None:
     found = json.loads(run_dir.eval_report.read_text())
     (run_dir.path / "eval_report.val.json").write_text(json.dumps({**found, "split": "val"}))
     assert "Measured on 3 rows of val too" in said(run_dir)
+
+
+@pytest.mark.parametrize(("cut", "is_told"), [(0, False), (1, False), (2, True), (60, True)])
+def test_models_whose_answers_were_often_cut_are_told_at_the_verdict(runs: Path, cut: int, is_told: bool) -> None:
+    run_dir = make_run(runs, steps=3, rows=60)
+    report_ = run_dir.report()
+    assert report_
+    base = msgspec.structs.replace(report_.base, answered=Answered(60, cut, 0, 0))
+    run_dir.eval_report.write_bytes(msgspec.json.encode(msgspec.structs.replace(report_, base=base)))
+    first = said(run_dir).split("What was measured")[1]
+    assert ("base: more than 3% of the answers were cut at evaluation.max_new_tokens" in first) == is_told
+    assert (f"evaluate --run {run_dir.run_id} --set evaluation.max_new_tokens=… lets" in first) == is_told
+
+
+def test_an_interval_that_was_stretched_says_so(runs: Path) -> None:
+    run_dir = make_run(runs, steps=3, rows=60)
+    report_ = run_dir.report()
+    assert report_
+    few = Comparison(-0.7, (-1.2161, 0.0), "cannot tell", 5, 4, 1)
+    many = msgspec.structs.replace(few, n=6, rows_better=5)
+    for one, expected in ((few, "−1.2161 to 0.0000too few rows differ"), (many, "−1.2161 to 0.0000 ")):
+        by_tag = {tag: {"loss": one} for tag in report_.comparison_by_tag}
+        grown = msgspec.structs.replace(report_, comparison_by_tag=by_tag)
+        run_dir.eval_report.write_bytes(msgspec.json.encode(grown))
+        text = said(run_dir).split("loss by tag.")[1]
+        assert text.count(expected) == len(by_tag)
 
 
 def test_near_duplicates_are_warned_of_where_something_was_measured(runs: Path) -> None:

@@ -85,4 +85,5 @@ def test_where_too_few_rows_differ_that_is_the_reason() -> None:
     assert too_few(report(loss=few, a=Comparison(0.0, (-0.1, 0.1), "cannot tell", 3, 0, 0))) == (
         "Fewer than 6 rows differ, which tells nothing, in loss (3), a (0)."
     )
+    assert overall(report(a=few)).metrics == [("cannot tell", ["a (−4.654; −5.500 to 0.000, too few rows differ)"])]
     assert not too_few(report(loss=Comparison(-0.1, (-0.2, -0.05), "better", 20, 12, 8)))

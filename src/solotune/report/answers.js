@@ -93,6 +93,7 @@ function answersBrowser(answers) {
     if (!one) return el("section", {}, title, nothing("not measured on this row"));
     const same = one[0] === null;
     if (one[4] !== null) append(title, [", likeliest choice: ", ...shown(one[4])]);
+    if (one[5]) title.append(", cut at max_new_tokens");
     if (same) title.append(", equals the reference");
     const text = textOf(row, one);
     if (text === "" && one[3].every(value => value === null)) return el("section", {}, title, nothing("nothing was generated"));
@@ -111,7 +112,7 @@ function answersBrowser(answers) {
     const parts = difference(beside, text);
     if (!parts) return [null, "too long to be compared word by word"];
     const same = parts.reduce((sum, [kind, piece]) => kind === "same" ? sum + piece.length : sum, 0);
-    if (same < LITTLE_IN_COMMON * Math.max(beside.length, text.length)) return [null, against ? "little in common with the reference" : ""];
+    if (same < LITTLE_IN_COMMON * Math.max(beside.length, text.length)) return [null, `little in common with the ${against ? "reference" : "other"}`];
     return [against ? parts : parts.filter(([kind]) => kind !== "gone").map(([kind, piece]) => [kind === "come" ? side : kind, piece]), ""];
   }
 

@@ -31,6 +31,12 @@ class ShownAnswer(msgspec.Struct, frozen=True, array_like=True):
     choice: str | None
 
 
+class CutAnswer(ShownAnswer, frozen=True, array_like=True):
+    """One that wasn't finished after `evaluation.max_new_tokens`: a kind of its own, for most rows need no flag."""
+
+    cut: bool = True
+
+
 class ShownRow(msgspec.Struct, frozen=True, array_like=True):
     """A row as the page has it; a text that was cut is a list: its beginning, and how long it was."""
 
@@ -121,7 +127,8 @@ def _shown(
             return None
         text = None if one.answer == row.reference else _cut(one.answer, cut_at)
         values = [_short(one.metrics.get(name)) for name in metrics]
-        return ShownAnswer(text, _short(one.nll / one.tokens) if one.tokens else None, one.tokens, values, one.choice)
+        loss = _short(one.nll / one.tokens) if one.tokens else None
+        return (CutAnswer if one.cut else ShownAnswer)(text, loss, one.tokens, values, one.choice)
 
     return ShownRow(
         row.id,

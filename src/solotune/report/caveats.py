@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from solotune.artifacts.measured import Answered, EvalReport
+from solotune.artifacts.measured import Answered, Comparison, EvalReport
 from solotune.comparison import ROWS_FOR_A_VERDICT
 
 BOTH = ("base", "adapter")
@@ -29,10 +29,14 @@ def noise(report: EvalReport) -> str:
     return f"How far two trainings of this config lie apart, from {report.noise_from}: {by}.{rest}"
 
 
+def few_differ(one: Comparison) -> bool:
+    """Whether its interval was stretched until it holds 0; False where nobody counted."""
+    return bool(one.n) and one.rows_better + one.rows_worse < ROWS_FOR_A_VERDICT
+
+
 def too_few(report: EvalReport) -> str:
     """In which measures too few rows differ for any verdict; empty: in none."""
-    differing = {name: one.rows_better + one.rows_worse for name, one in report.comparison.items() if one.n}
-    few = [f"{name} ({count:,})" for name, count in differing.items() if count < ROWS_FOR_A_VERDICT]
+    few = [f"{name} ({one.rows_better + one.rows_worse})" for name, one in report.comparison.items() if few_differ(one)]
     return f"Fewer than {ROWS_FOR_A_VERDICT} rows differ, which tells nothing, in {', '.join(few)}." if few else ""
 
 

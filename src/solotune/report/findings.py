@@ -8,6 +8,7 @@ from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord, Suit
 from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsManifest
 from solotune.console import counted, duration
+from solotune.report.caveats import BOTH, MANY_CUT, often_cut
 from solotune.report.gathered import Gathered
 from solotune.report.verdict import HEADLINES, overall
 
@@ -136,6 +137,8 @@ def problems(run: Gathered) -> list[str]:
         )
     if run.splits and run.report:
         found += _leaks(run.splits)
+    if run.report:
+        found += _often_cut(run.report)
     return found
 
 
@@ -146,6 +149,15 @@ def _leaks(splits: SplitsManifest) -> list[str]:
     rows = " and ".join(f"{counted(n, 'row')} of {split}" for split, n in splits.near.rows.items() if n)
     have = "has" if sum(splits.near.rows.values()) == 1 else "have"
     return [f"{rows} {have} a near-duplicate in another split: what is measured there may be remembered, not learned."]
+
+
+def _often_cut(report: EvalReport) -> list[str]:
+    names = often_cut(report, [*BOTH, *report.artefacts])
+    if not names:
+        return []
+    longer = f"`invoke evaluate --run {report.run_id} --set evaluation.max_new_tokens=…` lets them be longer."
+    cut = f"more than {MANY_CUT:.0%} of the answers were cut at evaluation.max_new_tokens"
+    return [f"{_some(names)}: {cut}, and metrics saw them as they are. {longer}"]
 
 
 def facts(run: Gathered) -> list[Fact]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from solotune.artifacts.measured import Comparison, EvalReport, ModelScore, TagScore
+from solotune.report.caveats import few_differ
 from solotune.report.verdict import signed
 
 _TAGS = 40
@@ -58,6 +59,10 @@ class Line:
     @property
     def interval(self) -> str:
         return " to ".join(signed(end, self.digits) for end in self.comparison.ci95) if self.comparison else ""
+
+    @property
+    def few_differ(self) -> bool:
+        return self.comparison is not None and few_differ(self.comparison)
 
     @property
     def verdict(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from solotune.artifacts.measured import Comparison, EvalReport
 from solotune.comparison import ROWS_FOR_A_VERDICT
 from solotune.console import counted
+from solotune.report.caveats import few_differ
 
 HEADLINES = {
     "better": "Better than the base model",
@@ -54,9 +55,8 @@ def _loss(report: EvalReport) -> str:
     if one is None:
         return f"{on} the adapter's loss is {report.adapter.loss:.4f} nats a token."
     low, high = one.ci95
-    differ = one.rows_better + one.rows_worse
-    if one.n and differ < ROWS_FOR_A_VERDICT:
-        by = f"{signed(one.difference, 4)} nats a token, on {counted(differ, 'row')}"
+    if few_differ(one):
+        by = f"{signed(one.difference, 4)} nats a token, on {counted(one.rows_better + one.rows_worse, 'row')}"
         return f"{on} the adapter's loss differs by {by}: a verdict takes {ROWS_FOR_A_VERDICT} that differ."
     if one.verdict == "cannot tell":
         return (
@@ -70,7 +70,8 @@ def _loss(report: EvalReport) -> str:
 
 
 def _figures(one: Comparison) -> str:
-    return f"({signed(one.difference, 3)}; {signed(one.ci95[0], 3)} to {signed(one.ci95[1], 3)})"
+    few = ", too few rows differ" if few_differ(one) else ""
+    return f"({signed(one.difference, 3)}; {signed(one.ci95[0], 3)} to {signed(one.ci95[1], 3)}{few})"
 
 
 def signed(value: float, digits: int) -> str:
