@@ -82,6 +82,35 @@ def test_another_dataset_section_is_refused_with_what_differs(splits: SplitsDir)
     assert "dataset.splits_dir" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("made", "flags"),
+    [
+        ({"quarantine": "keep_going"}, "--set dataset.quarantine=keep_going"),
+        ({"seed": 5, "val_fraction": 1e-05}, "--set dataset.seed=5 --set dataset.val_fraction=1e-05"),
+        ({"quarantine": "'\x1b x"}, "--set 'dataset.quarantine='\"'\"'\\x1b x'"),
+        ({"columns": {"id": "n"}}, ""),
+        ({"raw_files": ("b.jsonl",), "seed": 5}, ""),
+        ({"dedup": {"near": "cluster", "threshold": 0.8}}, ""),
+        ({"hub": {"name": "o/n", "revision": "0" * 40}}, ""),
+        ({"splits_dir": "elsewhere"}, ""),
+        ({"of_another_version": 1}, ""),
+    ],
+)
+def test_the_flags_that_ask_for_what_was_made_are_named_where_flags_can(
+    splits: SplitsDir, made: dict, flags: str
+) -> None:
+    manifest = publish(splits)
+    splits.manifest_path.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(manifest, config=manifest.config | made))
+    )
+    with pytest.raises(ArtifactError, match="another dataset section") as caught:
+        splits.open(CONFIG)
+    offered = f", add `{flags}` to this command (where it has a --config)" if flags else ""
+    assert caught.value.fix == (
+        f"Run `invoke prepare --config CONFIG --replace`{offered}, or give this config a dataset.splits_dir of its own"
+    )
+
+
 def test_the_length_policy_is_no_part_of_the_splits(splits: SplitsDir) -> None:
     publish(splits)
     assert splits.open(CONFIG.model_copy(update={"on_overflow": "drop"}))

@@ -170,6 +170,28 @@ def test_a_renamed_field_is_not_read_under_its_own_name() -> None:
         convert("alpaca", {"instruction": "q", "output": "a"}, {"output": "response"})
 
 
+@pytest.mark.parametrize(
+    ("format_name", "field"),
+    [("prompt_completion", "prompt"), ("alpaca", "instruction"), ("sharegpt", "conversations")],
+)
+def test_where_a_column_has_another_name_the_names_there_are_and_the_key_to_set_are_told(
+    format_name: str, field: str
+) -> None:
+    problem = problem_in(format_name, {"question": "q", "\x1b[2J": "a"})
+    assert str(problem) == (
+        f"$: the key '{field}' is missing. Add it, or name the right one with dataset.columns: {{{field}: COLUMN}}; "
+        r"the keys here are 'question', '\x1b[2J'"
+    )
+    assert "{prompt: COLUMN}" in str(problem_in("prompt_completion", {"question": "q"}, {"prompt": "p"}))
+    assert str(problem_in(format_name, {})) == f"$: the key '{field}' is missing. Add it"
+
+
+def test_of_many_and_long_column_names_some_are_told() -> None:
+    problem = problem_in("alpaca", {f"{n}{'x' * 500}": "" for n in range(1000)})
+    assert str(problem).endswith("xxx…' and 992 more")
+    assert len(str(problem)) < 700
+
+
 def test_an_unknown_field_in_columns_is_refused_with_those_there_are() -> None:
     with pytest.raises(DataError, match=r"format alpaca has no field answer\. Its fields are instruction, input"):
         parser("alpaca", {"answer": "x"})

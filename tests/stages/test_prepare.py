@@ -19,6 +19,7 @@ import pytest
 from solotune.artifacts.lock import held
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig
+from solotune.dataset.clean import quarantine_line
 from solotune.dataset.reasons import REASONS
 from solotune.dataset.split import Splitter, group_key
 from solotune.dataset.stored import read_rows
@@ -262,6 +263,67 @@ def test_fail_reports_everything_and_publishes_nothing(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "invalid_json" in out
     assert "a.jsonl:61" in out
+
+
+def test_of_the_most_frequent_reasons_the_first_row_is_shown_with_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken = b'{"id": "x\xc2\x9b", "mess\xe2\x80\xae": 1}'
+    write([*good(), b'{"id": "m"}', broken, broken, b"{", b"{", b"{", b"[]"])
+    with pytest.raises(DataError):
+        prepare.run(config())
+    out = capsys.readouterr().out
+    at = f"  {RAW}/a.jsonl"
+    shown = [text for text in out.splitlines() if text.startswith(at)]
+    assert [text.split(": ")[0] for text in shown] == [f"{at}:64", f"{at}:62", f"{at}:61"]
+    assert shown[2] == f"{at}:61: $: the key 'messages' is missing. Add it"
+    assert r"the key 'mess\u202e' isn't part of a row" in shown[1]
+    assert "Write one whole JSON object on each line" in shown[0]
+
+
+def test_a_reason_is_shown_in_bounded_length_and_printable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "solotune.stages.prepare.quarantine_line",
+        lambda record, problem: {**quarantine_line(record, problem), "message": "\x1b[2J\n" + "x" * 9999},
+    )
+    write([*good(), b"{"])
+    with pytest.raises(DataError):
+        prepare.run(config())
+    (shown,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith(f"  {RAW}/a.jsonl:61: ")]
+    assert r": \x1b[2J\x0axxx" in shown
+    assert len(shown) < 600
+
+
+def test_rows_with_other_column_names_are_shown_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
+    (RAW / "a.csv").write_text("question,answer\n" + "".join(f"q{n},a\n" for n in range(60)))
+    table = {"raw_files": [f"{RAW}/a.csv"], "format": "prompt_completion"}
+    with pytest.raises(DataError, match=r"and does dataset\.columns name the columns"):
+        prepare.run(config(**table))
+    assert "{prompt: COLUMN}; the keys here are 'question', 'answer'\n" in capsys.readouterr().out
+    prepare.run(config(**table, columns={"prompt": "question", "completion": "answer"}))
+
+
+def test_objects_over_several_lines_are_told_from_the_wrong_format() -> None:
+    (RAW / "a.jsonl").write_text("\n" + "\n".join(json.dumps(row(n), indent=2) for n in range(60)))
+    for policy in ("fail", "keep_going"):
+        with pytest.raises(DataError, match=r"a\.jsonl looks like objects over several lines.*into a \.json file"):
+            prepare.run(config(quarantine=policy))
+    (RAW / "a.jsonl").write_text(json.dumps([row(n) for n in range(60)], indent=2))
+    with pytest.raises(DataError, match=r"one array over several lines: such a file's name ends in \.json$"):
+        prepare.run(config())
+    (RAW / "a.jsonl").rename(RAW / "a.json")
+    prepare.run(config(raw_files=[f"{RAW}/a.json"]))
+
+
+def test_splits_made_with_a_flag_are_told_which_flag_the_next_command_needs() -> None:
+    write([*good(), b"{"])
+    with pytest.raises(DataError, match=r"keep_going in the config file \(with --set, each later command"):
+        prepare.run(config())
+    splits = prepare.run(config(quarantine="keep_going"))
+    with pytest.raises(ArtifactError, match=r"add `--set dataset\.quarantine=keep_going` to this command"):
+        splits.open(config().dataset)
 
 
 def test_a_failed_replacement_leaves_the_old_splits_whole() -> None:

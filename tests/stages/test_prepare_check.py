@@ -239,7 +239,7 @@ def test_what_is_damaged_fails_its_check(
 
 
 def test_another_config_fails_its_check(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ArtifactError, match="fails 1 of the checks above: config"):
+    with pytest.raises(ArtifactError, match=r"fails 1 of the checks above: config\. .* add `--set dataset\.seed=0`"):
         prepare.check(config(seed=3))
     assert checked(capsys.readouterr().out)["config"] == ("FAIL", "seed: 0 -> 3")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from solotune.artifacts.files import (
     write_text,
 )
 from solotune.config.schema import DatasetConfig, Split
+from solotune.console import safe
 from solotune.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -92,7 +94,26 @@ class SplitsManifest(msgspec.Struct, frozen=True):
     model is there to count tokens with."""
 
     def changes(self, config: DatasetConfig) -> str:
-        """What `config` asks for that these splits weren't made with; empty where they are what it would make.
+        """What `config` asks for that these splits weren't made with; empty where they are what it would make."""
+        return "; ".join(f"{k}: {made!r} -> {wanted!r}" for k, (made, wanted) in self._differing(config).items())
+
+    def ways_out(self, config: DatasetConfig) -> str:
+        """What to do where there are `changes`."""
+        flags = self._flags(config)
+        as_made = f"add `{flags}` to this command (where it has a --config), " if flags else ""
+        return f"Run `{MADE_BY} --replace`, {as_made}or give this config a dataset.splits_dir of its own"
+
+    def _flags(self, config: DatasetConfig) -> str:
+        """The --set with which `config` is what made these splits; empty where a list or a mapping differs."""
+        plain = {k for k, v in config.model_dump(mode="json").items() if isinstance(v, str | int | float)}
+        differing = self._differing(config)
+        # With the name of another folder, a command would look there.
+        if not differing.keys() <= plain - {"splits_dir"}:
+            return ""
+        return " ".join(f"--set {shlex.quote(safe(f'dataset.{k}={made}'))}" for k, (made, _) in differing.items())
+
+    def _differing(self, config: DatasetConfig) -> dict[str, tuple[Any, Any]]:
+        """What these splits were made with and what `config` asks for, by the keys that differ.
 
         A key that came to be later has its default in a manifest from before.
         """
@@ -103,7 +124,7 @@ class SplitsManifest(msgspec.Struct, frozen=True):
             _of_rows(config.model_dump(mode="json")),
         )
         keys = sorted(wanted.keys() | made.keys())
-        return "; ".join(f"{k}: {made.get(k)!r} -> {wanted.get(k)!r}" for k in keys if wanted.get(k) != made.get(k))
+        return {k: (made.get(k), wanted.get(k)) for k in keys if wanted.get(k) != made.get(k)}
 
 
 def _of_rows(dataset: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +185,7 @@ class SplitsDir:
         if changes := manifest.changes(config):
             raise ArtifactError(
                 f"{self.path} was prepared with another dataset section ({changes})",
-                f"Run `{MADE_BY} --replace`, or give this config a dataset.splits_dir of its own",
+                manifest.ways_out(config),
             )
         return manifest
 

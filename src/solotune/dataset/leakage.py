@@ -47,7 +47,9 @@ def examine(splits: SplitsDir, dataset: DatasetConfig) -> Iterator[Finding]:
     yield _files(splits, manifest)
     yield _raw_files(manifest, dataset)
     changes = manifest.changes(dataset)
-    yield Finding("config", changes or "the dataset section that made them", _REPLACE if changes else "")
+    yield Finding(
+        "config", changes or "the dataset section that made them", manifest.ways_out(dataset) if changes else ""
+    )
     rows = _Rows(splits)
     try:
         rows.read()

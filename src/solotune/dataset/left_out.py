@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -38,6 +40,23 @@ def first_of_each(quarantine: Path, count: int) -> dict[str, list[LeftOut]]:
             if len(some) < count:
                 some.append(decode(line))
     return found
+
+
+def spread_over_lines(quarantine: Path, rows_by_file: Mapping[str, int]) -> tuple[str, str]:
+    """The first file most of whose rows are here, beginning with a bracket alone; and that bracket. Both empty: none.
+
+    So look JSON objects, or an array of them, that were written over several lines where each was to have one.
+    """
+    decode = msgspec.json.Decoder(LeftOut).decode
+    left_out: Counter[str] = Counter()
+    brackets: dict[str, str] = {}
+    with quarantine.open("rb") as lines:
+        for row in map(decode, lines):
+            if row.file not in left_out and row.code == "invalid_json" and row.text.strip() in ("{", "["):
+                brackets[row.file] = row.text.strip()
+            left_out[row.file] += 1
+    found = (item for item in brackets.items() if left_out[item[0]] > rows_by_file[item[0]] / 2)
+    return next(found, ("", ""))
 
 
 class _Code(msgspec.Struct):

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from solotune.config.schema import DatasetConfig
 from solotune.dataset.clean import Counts
+from solotune.dataset.left_out import spread_over_lines
 from solotune.errors import DataError
 
 
-def check_quarantine(dataset: DatasetConfig, counts: Counts, report: str) -> None:
+def check_quarantine(dataset: DatasetConfig, counts: Counts, quarantine: Path, report: str) -> None:
     """Applies `dataset.quarantine`.
 
     Args:
         dataset: the policy.
         counts: what became of the rows.
-        report: where the reader of the message finds the rows that were left out.
+        quarantine: the rows that were left out.
+        report: where the reader of the message finds them.
 
     Raises:
         DataError: more rows were left out than the policy allows.
@@ -27,14 +30,32 @@ def check_quarantine(dataset: DatasetConfig, counts: Counts, report: str) -> Non
     found = f"{counts.quarantined:,} of {counts.rows_in:,} rows ({share:.2%}) can't be used"
     where = f"Each is in {report} with its place and what to do"
     if not counts.kept:
-        raise DataError(f"{found}, and none is left", f"{where}. Is dataset.format the right one?")
-    if dataset.quarantine == "fail":
-        raise DataError(found, f"{where}. Repair them, or leave them out with dataset.quarantine: keep_going")
-    if dataset.quarantine == "max_fraction" and share > dataset.quarantine_max_fraction:
-        raise DataError(
-            f"{found}; dataset.quarantine_max_fraction allows {dataset.quarantine_max_fraction:.2%}",
-            f"{where}. Repair them, or allow more",
-        )
+        found += ", and none is left"
+        fix = "Is dataset.format the right one, and does dataset.columns name the columns as the files do?"
+    elif dataset.quarantine == "fail":
+        fix = f"Repair them, or leave them out with dataset.quarantine: keep_going {_IN_THE_CONFIG}"
+    elif dataset.quarantine == "max_fraction" and share > dataset.quarantine_max_fraction:
+        found += f"; dataset.quarantine_max_fraction allows {dataset.quarantine_max_fraction:.2%}"
+        fix = f"Repair them, or allow more {_IN_THE_CONFIG}"
+    else:
+        return
+    raise DataError(found, f"{where}. {_one_row_a_line(quarantine, counts) or fix}")
+
+
+_IN_THE_CONFIG = "in the config file (with --set, each later command would need it too)"
+
+
+def _one_row_a_line(quarantine: Path, counts: Counts) -> str:
+    """What to do about a file of JSON lines that is laid out over several; empty where none is."""
+    file, bracket = spread_over_lines(quarantine, counts.by_file)
+    if not file:
+        return ""
+    if bracket == "[":
+        return f"{file} looks like one array over several lines: such a file's name ends in .json"
+    return (
+        f"{file} looks like objects over several lines: in it, one row stands on one line. Write each on one, "
+        "or all as one array into a .json file"
+    )
 
 
 def check_not_empty(files: Iterable[str], counts: Counts) -> None:

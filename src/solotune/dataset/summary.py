@@ -15,21 +15,25 @@ from solotune.dataset.reasons import NOTES
 from solotune.dataset.token_lengths import TokenLengths, fate_of_overlong
 
 _SHOWN = 12
+_REASONS = 3
 
 
 def show_rows(counts: Counts, quarantine: Path) -> None:
-    """Every row that came in, by what became of it; of each reason the first place."""
-    first = {code: some[0].place for code, some in first_of_each(quarantine, 1).items()}
+    """Every row that came in, by what became of it; of each reason the first place, of some what is wrong there."""
+    first = {code: some[0] for code, some in first_of_each(quarantine, 1).items()}
     lines = [
         ["rows in", f"{counts.rows_in:,}", "", ""],
         ["kept", f"{counts.kept:,}", _percent(counts.kept, counts.rows_in), ""],
         ["duplicates", f"{counts.duplicates:,}", _percent(counts.duplicates, counts.rows_in), ""],
         ["quarantined", f"{counts.quarantined:,}", _percent(counts.quarantined, counts.rows_in), ""],
     ]
-    for code, count in sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0])):
-        share = _percent(count, counts.rows_in)
-        lines.append([f"  {code}", f"{count:,}", share, console.safe(first.get(code, ""))])
+    reasons = sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))
+    for code, count in reasons:
+        place = console.safe(first[code].place) if code in first else ""
+        lines.append([f"  {code}", f"{count:,}", _percent(count, counts.rows_in), place])
     console.table(["rows", "count", "share", "first"], lines)
+    for row in [first[code] for code, _ in reasons if code in first][:_REASONS]:
+        console.say(f"  {console.safe(row.place)}: {console.safe(row.message, 500)}")
     for note, count in sorted(counts.notes.items()):
         console.say(f"  note: {NOTES[note]} ({count:,})")
 

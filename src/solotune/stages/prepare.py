@@ -102,7 +102,7 @@ def _build(dataset: DatasetConfig, raw: RawFiles, splits: SplitsDir) -> SplitsMa
         summary.show_rows(counts, quarantine)
         try:
             policy.check_not_empty(raw.paths, counts)
-            policy.check_quarantine(dataset, counts, str(splits.rejected))
+            policy.check_quarantine(dataset, counts, quarantine, str(splits.rejected))
             splitter.check_declarations()
             clusters = Clusters(splitter, waiting)
             if dataset.dedup.near == "cluster":
@@ -239,6 +239,8 @@ def _show_splits(config: RunConfig, splits: SplitsDir, manifest: SplitsManifest)
         summary.show_control_texts(lengths)
     splits.refresh_report(manifest, report.of(manifest, splits.quarantine, splits.near_duplicates, config, lengths))
     console.say(f"report: {splits.report}")
+    if lengths is not None:
+        console.say("next: invoke plan --config CONFIG")
 
 
 def _token_lengths(config: RunConfig, splits: SplitsDir, rows: int) -> dict[Split, TokenLengths] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from solotune.dataset.duplicate_keys import step
@@ -16,6 +17,9 @@ Columns = Mapping[str, str]
 COMMON = ("id", "meta", "source", "tags", "split", "group")
 """What every format but `messages` reads. The last four are those of meta, for files that can't nest."""
 
+_NAMED = 8
+"""Columns in a message."""
+
 
 def path_of(columns: Columns, field: str) -> str:
     """The JSON path of a field in the raw record."""
@@ -26,7 +30,7 @@ def text(record: Record, columns: Columns, field: str) -> str:
     """A text that must be there."""
     column = columns.get(field, field)
     if column not in record:
-        raise RowProblem("missing_field", f"the key {column!r} is missing")
+        raise _missing(record, field, column)
     value = record[column]
     if not isinstance(value, str):
         raise wrong_type("str", type(value).__name__, step("$", column))
@@ -48,8 +52,18 @@ def value(record: Record, columns: Columns, field: str) -> Any:
     """Whatever a required field holds."""
     column = columns.get(field, field)
     if column not in record:
-        raise RowProblem("missing_field", f"the key {column!r} is missing")
+        raise _missing(record, field, column)
     return record[column]
+
+
+def _missing(record: Record, field: str, column: str) -> RowProblem:
+    remedy = None
+    if record:
+        here = ", ".join(map(shortened, islice(record, _NAMED)))
+        if len(record) > _NAMED:
+            here += f" and {len(record) - _NAMED:,} more"
+        remedy = f"Add it, or name the right one with dataset.columns: {{{field}: COLUMN}}; the keys here are {here}"
+    return RowProblem("missing_field", f"the key {column!r} is missing", remedy=remedy)
 
 
 def row(record: Record, columns: Columns, messages: list[dict[str, Any]]) -> dict[str, Any]:
