@@ -84,7 +84,7 @@ def remember_config(arguments: Sequence[str]) -> None:
     _given = shlex.join(arguments)
 
 
-_COMMAND = re.compile("(?<=`)invoke |(?<=^next: )invoke ", re.MULTILINE)
+_COMMAND = re.compile("(?<=`)invoke |(?<=^next: )invoke |(?<= && )invoke ", re.MULTILINE)
 """Where a message names a command; a row of somebody's data may speak of invoking things, too."""
 _CONFIG = re.compile("(fetch )?--config CONFIG")
 _given = ""

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from solotune.artifacts.files import write_json
+from solotune.artifacts.lock import held
 from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, ExportRecord
 from solotune.artifacts.run_dir import RunDir, new_run_id, run_ids
+from solotune.artifacts.run_manifest import RunManifest
 from solotune.errors import ArtifactError
 
 
@@ -70,6 +74,25 @@ def test_a_folder_without_a_manifest_says_which_command_finishes_it(tmp_path: Pa
     make(tmp_path, A)
     with pytest.raises(ArtifactError, match=r"unfinished: manifest.json is missing.*invoke train"):
         RunDir.find(tmp_path, A).finished()
+
+
+def test_a_run_that_is_training_is_said_to_be_and_not_to_be_resumed(tmp_path: Path) -> None:
+    run = begin(tmp_path, A)
+    run.write_manifest(RunManifest(1, A, "", "", 0, "strict", "", {}, {}, "", {}, "", {}))
+    with pytest.raises(ArtifactError, match=f"hasn't finished training.*invoke train --resume {A}"):
+        run.finished()
+    hold = "import sys; from pathlib import Path; from solotune.artifacts.lock import held\n"
+    hold += "with held(Path(sys.argv[1]), 'train'): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, run.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(ArtifactError, match=rf"`train` works in .*\(process {other.pid} on "):
+            run.finished()
+        other.communicate()
+    with held(run.path, "evaluate"), pytest.raises(ArtifactError, match="hasn't finished training"):
+        run.finished()
 
 
 def test_a_run_that_was_killed_while_it_began_is_no_run_and_the_next_one_clears_it_away(tmp_path: Path) -> None:

@@ -14,17 +14,17 @@ from solotune.config.load import load
 from solotune.errors import Interrupted
 
 RUN = "20260101-000000-small-aaaaaa"
-LEFT = f"`invoke evaluate --run {RUN}` then `invoke export --run {RUN} --merge`"
+LEFT = f"invoke evaluate --run {RUN} && invoke export --run {RUN} --merge`"
 
 
 @pytest.mark.parametrize(
     ("stage", "outcome", "left"),
     [
-        ("train", None, f"what is left of it: `invoke train --resume {RUN}` then {LEFT}"),
+        ("train", None, f"what is left of it: `invoke train --resume {RUN} && {LEFT}"),
         (
             "evaluate",
             Outcome(1, 1.0, 1, 1, 1.0, None, None, None, {}),
-            f"what is left of it: {LEFT}",
+            f"what is left of it: `{LEFT}",
         ),
         ("prepare", None, ""),
     ],

@@ -74,6 +74,13 @@ def holder(folder: Path) -> Holder | None:
     return None
 
 
+def refuse_others(folder: Path) -> None:
+    """Raises ArtifactError where another process writes in a folder."""
+    found = holder(folder)
+    if found and (found.host, found.pid) != (socket.gethostname(), os.getpid()):
+        raise _refusal(folder, found)
+
+
 def _locked(folder: Path, doing: str, shared: bool) -> int | None:
     """The descriptor of the locked file; None where the file system has no locks, or can't be written."""
     path = folder / NAME
@@ -85,7 +92,7 @@ def _locked(folder: Path, doing: str, shared: bool) -> int | None:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise _refusal(folder, path) from None
+            raise _refusal(folder, _named(path)) from None
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
@@ -146,8 +153,7 @@ def _is_alive(holder: Holder | None) -> bool:
     return holder.host != socket.gethostname() or Path(f"/proc/{holder.pid}").exists()
 
 
-def _refusal(folder: Path, path: Path) -> ArtifactError:
-    holder = _named(path)
+def _refusal(folder: Path, holder: Holder | None) -> ArtifactError:
     # Of several readers one has its name there, and may have gone before the others.
     if holder is None or not _is_alive(holder):
         return ArtifactError(f"another process works in {folder}", "Wait until it has finished, or stop it")

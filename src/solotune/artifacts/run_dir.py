@@ -18,7 +18,7 @@ from solotune.artifacts.files import (
     sha256_file,
     write_json,
 )
-from solotune.artifacts.lock import held
+from solotune.artifacts.lock import held, refuse_others
 from solotune.artifacts.measured import EXPORT_SCHEMA_VERSION, EvalReport, ExportRecord
 from solotune.artifacts.run_manifest import SCHEMA_VERSION, Outcome, RunManifest
 from solotune.config.schema import Split
@@ -131,10 +131,11 @@ class RunDir:
         """The manifest and outcome of a run whose adapter is whole.
 
         Raises:
-            ArtifactError: training hasn't finished, or the adapter isn't the one that training wrote.
+            ArtifactError: training goes on or hasn't finished, or the adapter isn't the one that training wrote.
         """
         manifest = self.manifest()
         if manifest.outcome is None:
+            refuse_others(self.path)
             raise ArtifactError(
                 f"run {self.run_id} hasn't finished training",
                 f"Finish it with `invoke train --resume {self.run_id}`",
@@ -143,7 +144,7 @@ class RunDir:
         if damage:
             raise ArtifactError(
                 f"{self.adapter} isn't what training wrote: {'; '.join(damage)}",
-                "Train again; a copy may have gone wrong",
+                f"Bring it back, where it was copied; or train again: `invoke train --config {self.config}`",
             )
         return manifest, manifest.outcome
 

@@ -47,8 +47,8 @@ def _run_stage(command: Sequence[str], run_id: str) -> None:
     try:
         run_stage(command, _afterwards(command[0], run_id))
     except Interrupted as stop:
-        left = " then ".join(f"`{words}`" for words in _left(RunDir(RUNS / run_id)))
-        told = [str(stop), f"what is left of it: {left}" if left else ""]
+        left = " && ".join(_left(RunDir(RUNS / run_id)))
+        told = [str(stop), f"what is left of it: `{left}`" if left else ""]
         raise Interrupted("\n".join(filter(None, told)), stop.exit_code) from None
 
 

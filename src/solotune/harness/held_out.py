@@ -63,7 +63,8 @@ class HeldOut:
         if splits.open(config.dataset).outputs != manifest.splits:
             raise ArtifactError(
                 f"{splits.path} isn't what run {run_dir.run_id} was trained on",
-                "Prepare the data it was trained on, or train again",
+                f"With the raw files as they were then, `invoke prepare --config {run_dir.config} --replace` makes it "
+                "again; or train on what is there",
             )
         path = splits.split(split)
         if next(read_rows(path), None) is None:

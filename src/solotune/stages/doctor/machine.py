@@ -95,7 +95,8 @@ def memory(meminfo: Path = Path("/proc/meminfo"), *, wsl: bool | None = None) ->
 def disk(folder: Path = Path()) -> Finding:
     """Free space where runs are written."""
     free = shutil.disk_usage(folder).free / _GIB
-    fix = f"An 8B model, its run and its export take up to {_DISK_GIB} GiB: make room, e.g. `docker system prune`"
+    how = ", e.g. `docker system prune`" if inside() else ""
+    fix = f"An 8B model, its run and its export take up to {_DISK_GIB} GiB: make room{how}"
     if free < _DISK_LEAST_GIB:
         return Finding("disk", "FAIL", f"{free:.1f} GiB free", fix)
     return Finding(

@@ -74,6 +74,8 @@ def run(
             write_json(run_dir.export_record, record)
         say(f"record: {run_dir.export_record}")
         report.write(run_dir)
+        if record.artefacts.keys() - (before.artefacts.keys() if before else set()):
+            say(f"next: invoke evaluate --run {run_dir.run_id}")  # exports beside base and adapter, in one table
     return record
 
 
