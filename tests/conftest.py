@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.tiny import make_experiment, make_model, make_tokenizer
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", deadline=None, max_examples=3000)
 settings.load_profile("repeatable")
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's runs of the tests, too, see what a hang-up does
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +101,8 @@ def test_h_behind_a_task_is_help_whatever_its_flags_are_called(task: str) -> Non
         (("train", "-c", "a.yaml"), "train has no -c. `invoke train --help` lists what it has"),
         (("prepare", "a.yaml"), "prepare can't tell what a.yaml is; did you mean `--config a.yaml`?"),
         (("evaluate", "latest"), "evaluate can't tell what latest is; did you mean `--run latest`?"),
+        (("evaluate", "--suite", "a", "b"), "evaluate can't tell what b is; did you mean `--run b`?"),
+        (("train", ""), "train can't tell what an empty word is"),
         (("train", "--resume"), "train: --resume needs a value; `invoke train --help` says which"),
         (("fetch", "--config", "train", "plan", "--config=a", "--vran=24"), "plan has no --vran; did you mean --vram?"),
     ],
@@ -107,6 +111,19 @@ def test_a_slip_behind_a_task_is_told_in_one_line(words: tuple[str, ...], told: 
     found = tasks.flags.wrong_word(words, tasks.namespace, "invoke")
     assert found.startswith(f"invoke {told}")
     assert "\n" not in found
+
+
+def test_the_documents_make_no_slips() -> None:
+    found = []
+    for name in ("README.md", "configs/README.md", "benchmarks/README.md", "data/README.md"):
+        text = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else ""
+        for line in re.findall(r"(?:invoke|scripts/local\.sh) ([a-z]+ [^`#\n<|]*)", text):
+            words = shlex.split(line)
+            if words[0] in tasks.namespace.task_names and (
+                wrong := tasks.flags.wrong_word(words, tasks.namespace, "invoke")
+            ):
+                found.append(wrong)
+    assert found == []
 
 
 def test_a_slip_ends_invoke_before_anything_starts() -> None:
@@ -121,7 +138,12 @@ def test_a_slip_ends_invoke_before_anything_starts() -> None:
         ("--dry", "evaluate", "--run", "latest", "--suite", "--no-exports"),
         ("evaluate", "--run=latest", "--split", "val", "--dry"),
         ("-d", "evaluate", "--run", "train", "--set", "seed=1", "--set", "seed=2"),
+        ("export", "--run", "x", "--gguf", "q8_0,f16", "--merge"),
+        ("evaluate", "--run", "x", "--suite", "a,b"),
+        ("export", "--gguf", "--run", "x"),
+        ("train", "--config", "c.yaml", "-R"),
         ("nobody", "--knows"),
+        ("",),
         ("test", "--", "--what", "pytest", "takes"),
     ],
 )

@@ -21,21 +21,25 @@ def wrong_word(words: Sequence[str], namespace: Collection, command: str) -> str
         command: how the program is called.
     """
     tasks = {name: _arguments(namespace[name]) for name in namespace.task_names}
-    task, flags, waiting = "", _by_flag(Program().core_args()), ""
+    task, flags, waiting, may_wait = "", _by_flag(Program().core_args()), "", False
     # Behind a task invoke takes its own flags, too; there `-c` would be another collection of tasks.
-    everywhere = {name: argument for name, argument in flags.items() if len(name) > 2 or name == "-h"}
+    everywhere = {name: one for name, one in flags.items() if name == "-h" or len(name) > 2 or not one.takes_value}
     for word in words:
         name, equals, _ = word.partition("=")
-        if waiting:
-            waiting = ""
-        elif word == "--" or (not task and word[0] != "-" and word not in tasks):
+        is_bare = not word.startswith("-")
+        if waiting or (may_wait and is_bare and word not in tasks):
+            waiting, may_wait = "", False
+            continue
+        may_wait = False
+        if word == "--" or (not task and is_bare and word not in tasks):
             return ""  # what is behind it is nobody's; or there is no such task, and invoke says so
-        elif word in tasks:
+        if word in tasks:
             task, flags = word, _by_flag(tasks[word])
-        elif not word.startswith("-"):
-            return f"{command} {task} can't tell what {word} is{_meant(flags, word)}"
+        elif is_bare:
+            return f"{command} {task} can't tell what {word or 'an empty word'} is{_meant(flags, word)}"
         elif argument := flags.get(name) or everywhere.get(name):
             waiting = name if argument.takes_value and not argument.optional and not equals else ""
+            may_wait = bool(task) and argument.optional and not equals
         elif task:
             near = get_close_matches(name, flags, 1)
             meant = f"; did you mean {near[0]}?" if near else "."
@@ -62,6 +66,6 @@ def _by_flag(arguments: Sequence[Argument]) -> dict[str, Argument]:
 
 def _meant(flags: dict[str, Argument], word: str) -> str:
     for flag in ("--config", "--run"):
-        if flag in flags:
+        if word and flag in flags:
             return f"; did you mean `{flag} {word}`?"
     return ""

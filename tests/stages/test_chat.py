@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -114,6 +115,26 @@ def test_a_chat_begins_as_the_rows_did(
     assert began[-3:] == [opening, opening, ""]
     assert told in (out := capsys.readouterr().out)
     assert bool(told) == ("rows it was trained on" in out)
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "of another run", "unreadable"])
+def test_without_the_rows_of_then_a_chat_says_that_it_may_lack_their_beginning(
+    how: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = SplitsDir(Path(load(finished_run / "config.yaml").dataset.splits_dir))
+    if how == "gone":
+        shutil.rmtree(splits.path)
+    elif how == "changed":
+        text = splits.split("train").read_text(encoding="utf-8")
+        splits.split("train").write_text(text.replace("a", "b"), encoding="utf-8")
+    elif how == "of another run":
+        run = RunDir(finished_run)
+        run.write_manifest(msgspec.structs.replace(run.manifest(), splits={}))
+    else:
+        splits.split("train").unlink()
+        splits.split("train").symlink_to(splits.split("train").name)
+    assert talk(monkeypatch, "/quit") == 0
+    assert f"{splits.path} isn't what it was trained on" in capsys.readouterr().out
 
 
 def test_a_question_that_cant_be_answered_ends_a_script_with_its_reason(

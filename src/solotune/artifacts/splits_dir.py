@@ -110,7 +110,8 @@ class SplitsManifest(msgspec.Struct, frozen=True):
         # With the name of another folder, a command would look there.
         if not differing.keys() <= plain - {"splits_dir"}:
             return ""
-        return " ".join(f"--set {shlex.quote(safe(f'dataset.{k}={made}'))}" for k, (made, _) in differing.items())
+        as_made = [f"dataset.{k}={made}" for k, (made, _) in differing.items()]
+        return " ".join(f"--set {shlex.quote(text)}" for text in as_made) if all(safe(t) == t for t in as_made) else ""
 
     def _differing(self, config: DatasetConfig) -> dict[str, tuple[Any, Any]]:
         """What these splits were made with and what `config` asks for, by the keys that differ.

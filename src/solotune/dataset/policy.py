@@ -51,7 +51,7 @@ def _one_row_a_line(quarantine: Path, counts: Counts) -> str:
     if not file:
         return ""
     if bracket == "[":
-        return f"{file} looks like one array over several lines: such a file's name ends in .json"
+        return f"{file} looks like one array over several lines: name it .json, as such a file is, and not .jsonl"
     return (
         f"{file} looks like objects over several lines: in it, one row stands on one line. Write each on one, "
         "or all as one array into a .json file"

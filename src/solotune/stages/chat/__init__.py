@@ -45,11 +45,10 @@ def run(wanted: str, *, temperature: float = 0.0, seed: int = 0, max_new_tokens:
     run_dir = RunDir.find(RUNS, wanted)
     manifest, _ = run_dir.finished()
     config = load(run_dir.config_of(manifest))
-    chat = _open(
-        run_dir, manifest, config, Sampling(max_new_tokens or config.evaluation.max_new_tokens, temperature, seed)
-    )
-    say(f"run {run_dir.run_id}: base and adapter, with the run's own chat template (/help)")
     system, about = system_message(config, manifest)
+    sampling = Sampling(max_new_tokens or config.evaluation.max_new_tokens, temperature, seed)
+    chat = _open(run_dir, manifest, config, sampling)
+    say(f"run {run_dir.run_id}: base and adapter, with the run's own chat template (/help)")
     if about:
         say(f"{about}{': ' + safe(system) if system else ''}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+from solotune.artifacts.files import differing_files
 from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
 from solotune.config.schema import RunConfig
@@ -19,21 +20,20 @@ def system_message(config: RunConfig, manifest: RunManifest) -> tuple[str, str]:
 
     Args:
         config: the run's own.
-        manifest: its own; splits that aren't those of then tell nothing.
+        manifest: its own.
 
     Returns:
-        The message where all of the first rows have the same one, else ""; and a line where they have any, else "".
+        The message where all of the first rows have the same one, else ""; and a line where they have any, or where
+        they can't be asked, else "".
     """
     splits = SplitsDir(Path(config.dataset.splits_dir))
     try:
-        if splits.open(config.dataset).outputs != manifest.splits:
-            return "", ""
-    except ArtifactError:
-        return "", ""
-    found = [
-        row.messages[0].content if row.messages[0].role == "system" else ""
-        for row in islice(read_rows(splits.split("train")), _LOOKED_AT)
-    ]
+        found = _first_rows(splits, manifest)
+    except (ArtifactError, OSError):
+        found = None
+    if found is None:
+        gone = f"{splits.path} isn't what it was trained on: if those rows began with a system message"
+        return "", f"{gone}, give it with /system TEXT"
     kinds = set(found)
     if len(kinds) == 1 and "" not in kinds:
         return found[0], "with the system message of the rows it was trained on; /system alone begins without it"
@@ -41,3 +41,13 @@ def system_message(config: RunConfig, manifest: RunManifest) -> tuple[str, str]:
         several = f"{sum(map(bool, found)):,} of the first {len(found):,} rows it was trained on have a system message"
         return "", f"{several}; this chat begins without one (/system TEXT)"
     return "", ""
+
+
+def _first_rows(splits: SplitsDir, manifest: RunManifest) -> list[str] | None:
+    """The system message or "" of each; None where they aren't those of then."""
+    recorded = splits.manifest().outputs
+    train = {splits.split("train").name: recorded[splits.split("train").name]}
+    if recorded != manifest.splits or differing_files(splits.path, train, hashes=True):
+        return None
+    rows = islice(read_rows(splits.split("train")), _LOOKED_AT)
+    return [row.messages[0].content if row.messages[0].role == "system" else "" for row in rows]
