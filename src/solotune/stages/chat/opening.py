@@ -45,9 +45,8 @@ def system_message(config: RunConfig, manifest: RunManifest) -> tuple[str, str]:
 
 def _first_rows(splits: SplitsDir, manifest: RunManifest) -> list[str] | None:
     """The system message or "" of each; None where they aren't those of then."""
-    recorded = splits.manifest().outputs
-    train = {splits.split("train").name: recorded[splits.split("train").name]}
-    if recorded != manifest.splits or differing_files(splits.path, train, hashes=True):
+    recorded, train = splits.manifest().outputs, splits.split("train")
+    if recorded != manifest.splits or differing_files(splits.path, {train.name: recorded[train.name]}, hashes=True):
         return None
-    rows = islice(read_rows(splits.split("train")), _LOOKED_AT)
+    rows = islice(read_rows(train), _LOOKED_AT)
     return [row.messages[0].content if row.messages[0].role == "system" else "" for row in rows]
