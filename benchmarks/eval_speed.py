@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +34,42 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load(Path(arguments.config), arguments.set)
     prepare_process(device=config.device)
-    found = measure(config, arguments)
-    for name, figures in found["measured"].items():
-        print(f"{name:28} {figures['tokens_per_second']:10,.1f} tokens/s  {figures['times_naive']:6.1f} x")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
+    for found in measure(config, arguments):  # written after each: a time limit shouldn't take all
+        *_, (name, figures) = found["measured"].items()
+        print(f"{name:28} {figures['tokens_per_second']:10,.1f} tokens/s  {figures['times_naive']:6.1f} x", flush=True)
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
 
 
-def measure(config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second of each way, and how many times the naive one that is."""
+def measure(config: Any, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Tokens a second of each way, and how many times the naive one that is; what is known after each."""
     from solotune.environment import gpus, library_versions
 
     bench = _Bench(config, arguments.rows, arguments.new_tokens)
-    measured: dict[str, float] = {"answers, naive": bench.naive_answers(arguments.naive_rows)}
-    for batch_size in arguments.batch_sizes:
-        measured[f"answers, {batch_size} at once"] = bench.answers(batch_size)
-    measured |= {"scores, naive": bench.naive_scores(), "scores, packed": bench.scores()}
-    return {
-        "gpu": gpus(),
-        "libraries": library_versions(),
-        "date": time.strftime("%Y-%m-%d"),
-        "config": config.name,
-        "rows": arguments.rows,
-        "new_tokens": arguments.new_tokens,
-        "measured": {
-            name: {
-                "tokens_per_second": round(rate, 1),
-                "times_naive": round(rate / measured[f"{name.split(',')[0]}, naive"], 2),
-            }
-            for name, rate in measured.items()
-        },
+    ways: dict[str, Callable[[], float]] = {
+        "scores, naive": bench.naive_scores,
+        "scores, packed": bench.scores,
+        "answers, naive": lambda: bench.naive_answers(arguments.naive_rows),
+        **{f"answers, {size} at once": partial(bench.answers, size) for size in arguments.batch_sizes},
     }
+    measured: dict[str, float] = {}
+    for name, way in ways.items():
+        measured[name] = way()
+        yield {
+            "gpu": gpus(),
+            "libraries": library_versions(),
+            "date": time.strftime("%Y-%m-%d"),
+            "config": config.name,
+            "rows": arguments.rows,
+            "new_tokens": arguments.new_tokens,
+            "measured": {
+                name: {
+                    "tokens_per_second": round(rate, 1),
+                    "times_naive": round(rate / measured[f"{name.split(',')[0]}, naive"], 2),
+                }
+                for name, rate in measured.items()
+            },
+        }
 
 
 class _Bench:
