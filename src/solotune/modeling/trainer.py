@@ -33,6 +33,7 @@ from solotune.artifacts.run_manifest import Layout
 from solotune.config.schema import RunConfig
 from solotune.console import Progress, counted, warn
 from solotune.modeling import likelihood
+from solotune.modeling.ahead import BatchesAhead, set_modes_once
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.guard import FiniteGuard
 from solotune.modeling.lora import check_targets, keep_float32, peft_config, save_adapter
@@ -100,7 +101,11 @@ class AdapterTrainer(trl.SFTTrainer):
         )
         for upstream in (ProgressCallback, PrinterCallback):
             self.remove_callback(upstream)
+        set_modes_once(self.model)
+        batches = self.accelerator.gradient_state
+        self._ahead = BatchesAhead(self.args.device, lambda: bool(batches.end_of_dataloader))
         self.guard = FiniteGuard(self.accelerator)
+        self.add_callback(self._ahead)  # before the guard, which waits for the GPU
         self.add_callback(self.guard)
         if evaluates:
             self.add_callback(_MakeUpEvaluation(self))
@@ -129,6 +134,16 @@ class AdapterTrainer(trl.SFTTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         return metrics
+
+    def get_train_dataloader(self) -> Any:
+        """Upstream's, with batches on the processor."""
+        loader = super().get_train_dataloader()
+        loader.device = None
+        return loader
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Upstream's, of batches that are there already."""
+        return super().get_batch_samples(self._ahead.of(epoch_iterator, num_batches), num_batches, device)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Upstream's: negative log-likelihood over the labelled tokens of the whole accumulated batch."""
