@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from tests.modeling.step.small import (
@@ -128,3 +132,30 @@ def test_heads_that_the_kernel_knows() -> None:
     known = {dim for dim in range(1, 513) if varlen_attention.fits(dim)}
     assert {16, 64, 80, 96, 128, 192, 256} <= known
     assert not known & {4, 100, 200, 224, 257, 512}
+
+
+ROOT = Path(__file__).parents[3]
+TIMED = json.loads((ROOT / "benchmarks/results/2026-11-27-h100-attention-backward.json").read_text())
+
+
+@pytest.mark.parametrize("case", TIMED["cases"], ids=lambda case: f"{case['documents']}x{case['tokens']}")
+def test_as_many_empty_documents_are_added_as_were_measured_to_be_fastest(case: dict[str, Any]) -> None:
+    documents, tokens, times = case["documents"], case["tokens"], case["ms_by_empty_documents"]
+    chosen = varlen_attention.empty_documents(documents, tokens, documents * tokens, case["heads"], TIMED["processors"])
+    assert times[str(chosen)] <= 1.01 * min(times.values())
+
+
+@pytest.mark.parametrize(
+    ("documents", "longest", "tokens", "processors"),
+    [
+        # An RTX 4090's 128 processors: a document or two of 32 heads fill them as they are.
+        (1, 2048, 2048, 128),
+        (2, 2048, 4096, 128),
+        # One long document beside three short ones: another sum less would make its keys wait for each other.
+        (4, 2048, 4096, 132),
+    ],
+)
+def test_no_empty_document_is_added_where_none_helps(
+    documents: int, longest: int, tokens: int, processors: int
+) -> None:
+    assert varlen_attention.empty_documents(documents, longest, tokens, 32, processors) == 0

@@ -12,12 +12,16 @@ which the kernel knows. Here the true extent is a CPU tensor: read without a syn
 
 from __future__ import annotations
 
+import functools
+import heapq
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "packed_varlen"
+_BLOCK = 128
+"""Keys that a thread block of the backward pass takes at a time."""
 
 
 def register() -> None:
@@ -133,12 +137,51 @@ def varlen_backward(
     if not q.is_cuda:
         dq, dk, dv = (x.to(q.dtype) for x in _backward_on_cpu(dout, q, k, v, bounds, scale, window))
         return dq, dk, dv
+    if torch.are_deterministic_algorithms_enabled():
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        empty = empty_documents(documents, longest, len(q), q.shape[1], processors)
+        bounds = torch.cat([bounds, bounds[-1:].expand(empty)])
     unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of dropout's generator
     dq, dk, dv = torch.ops.aten._flash_attention_backward(
         dout, q, k, v, out, lse, bounds, bounds, longest, longest, 0.0, not window, unused, unused,
         scale=scale, **_window(window),
     )  # fmt: skip
     return dq, dk, dv
+
+
+@functools.lru_cache(maxsize=256)
+def empty_documents(documents: int, longest: int, tokens: int, heads: int, processors: int) -> int:
+    """How many documents without a token make the deterministic backward pass fastest.
+
+    It starts ceil(processors / (documents · heads)) thread blocks for each document and head, which share its keys, and
+    a processor runs one at a time (`flash_bwd_launch_template.h`; the number of their sums in `flash_api.cpp`). Two
+    documents of 32 heads make 192 on a card of 132 processors: two rounds, the second of them half empty. With a third
+    document, which has nothing to do, it is 128 larger ones in one round (benchmarks/README.md has the times).
+
+    Args:
+        documents: of a pack; all but the longest are taken to be of one length.
+        longest: tokens of the longest.
+        tokens: of the pack.
+        heads: of the queries.
+        processors: of the card.
+    """
+    others = (tokens - longest) // max(1, documents - 1)
+    lengths = [-(-length // _BLOCK) for length in (longest, *[others] * (documents - 1))]
+    best, least = 0, 0.0
+    for shares in range(-(-processors // (documents * heads)), 0, -1):
+        padded = max(documents, -(-processors // (shares * heads)))
+        if -(-processors // (padded * heads)) != shares:
+            continue  # no number of documents gives so many
+        # The keys of a block are seen by those queries only that come after them.
+        work = [
+            sum(length - key for key in range(share, length, shares)) for length in lengths for share in range(shares)
+        ]
+        free = [0] * processors
+        for amount in work * heads:
+            heapq.heapreplace(free, free[0] + amount)
+        if not least or max(free) <= least:  # fewer sums take less memory
+            best, least = padded - documents, max(free)
+    return best
 
 
 @varlen_backward.register_fake
