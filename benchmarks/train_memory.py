@@ -6,8 +6,8 @@
 Every model is whole, with random weights, which need as much room as others: it is made on the GPU in bfloat16, and for
 QLoRA each linear layer is then put into 4 bits where it lies, with what `load_base_model` leaves. All else is the
 product: its estimate, its trainer, two optimiser steps of two full forward passes each. The peak is what torch's
-allocator handed out at most, which is what the estimate is of; CUDA's own half gigabyte isn't in it. Configurations are
-divided over processes; each process measures one after the other and empties the GPU in between.
+allocator handed out at most, which is what the estimate is of; CUDA's own half gigabyte isn't in it. Each configuration
+has a process of its own: what one leaves behind would be counted for the next.
 
 `--write` saves a random model, as somebody would bring it. `--small`: two layers, narrow, for a try on a processor.
 """
@@ -26,6 +26,8 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,6 @@ def main() -> int:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--write", nargs=2, metavar=("SHAPE", "FOLDER"))
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "src"))
     if given.write:
@@ -144,22 +145,23 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     lines = given.out / "train_memory.jsonl"
     lines.unlink(missing_ok=True)
-    processes = []
-    for number in range(given.jobs):
-        command = [sys.executable, "-P", __file__, "--worker", str(number), "--until", str(until), *sys.argv[1:]]
-        log = (given.out / f"train_memory.{number}.log").open("w")
-        processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-    for process in processes:
-        try:
-            process.wait(max(1.0, until + 40 - time.time()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(lambda number: begin(given, number, until), range(given.first, len(CASES))))
     found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     done = {one["name"] for one in found}
     found += [{"name": case.name, "error": "not measured: no time"} for case in CASES if case.name not in done]
     found.sort(key=lambda one: [case.name for case in CASES].index(one["name"]))
     write_report(given.out, found)
     return 0 if any("measured_bytes" in one for one in found) else 1
+
+
+def begin(given: argparse.Namespace, number: int, until: float) -> None:
+    """Measures a configuration in a process, unless the time is over."""
+    if time.time() > until:
+        return
+    command = [sys.executable, "-P", __file__, "--worker", str(number), *sys.argv[1:]]
+    with (given.out / f"train_memory.{number}.log").open("w") as log, suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=until + 60 - time.time(), check=False)
 
 
 def write_report(out: Path, found: list[dict[str, Any]]) -> None:
@@ -190,27 +192,22 @@ def write_report(out: Path, found: list[dict[str, Any]]) -> None:
 
 
 def worker(given: argparse.Namespace) -> None:
-    """Measures every `jobs`-th configuration."""
+    """Measures one configuration."""
     from solotune.environment import prepare_process
 
-    device = "cpu" if given.small else "cuda"
+    device, case = "cpu" if given.small else "cuda", CASES[given.worker]
     prepare_process(device=device)
-    mine = CASES[given.first + given.worker :: given.jobs]
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
-        for case in mine:
-            if time.time() > given.until:
-                return
-            start = time.monotonic()
-            try:
-                record = measure(case, Path(folder), given.tokenizer, device, small=given.small)
-            except Exception as error:  # noqa: BLE001
-                traceback.print_exc()
-                record = {"name": case.name, **asdict(case), "error": f"{type(error).__name__}: {error}"[:500]}
-            _empty(device)
-            record["seconds"] = round(time.monotonic() - start, 1)
-            with (given.out / "train_memory.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            print(json.dumps(record), flush=True)
+        try:
+            record = measure(case, Path(folder), given.tokenizer, device, small=given.small)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            record = {"name": case.name, **asdict(case), "error": f"{type(error).__name__}: {error}"[:500]}
+    record["seconds"] = round(time.monotonic() - start, 1)
+    with (given.out / "train_memory.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps(record), flush=True)
 
 
 def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bool) -> dict[str, Any]:
@@ -238,7 +235,6 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
         model_config(case.shape, small=small).save_pretrained(base.path)
     predicted = memory.estimate(memory.shapes(base), config, layout)
     determinism.start(config)
-    before = torch.cuda.memory_allocated() if device == "cuda" else 0
     start = time.monotonic()
     model = model_on_device(case.shape, device, four_bits=case.four_bits, small=small)
     built = time.monotonic() - start
@@ -257,14 +253,10 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
         "losses": losses,
         "predicted_bytes": round(predicted.total),
         "parts": {part: round(size) for part, size in predicted.parts.items()},
-        "left_from_before_bytes": before,
     }
     if device == "cuda":
-        # What compiled code of earlier cases of this process still holds isn't this one's.
-        measured = gpu_peak.peak_bytes() - before
+        measured = gpu_peak.peak_bytes()
         record["reserved_bytes"] = gpu_peak.reserved_bytes()
-        if trainer.step:
-            trainer.step.off()  # what it recorded would be counted for the next case, too
     else:
         measured = round(predicted.total)  # nothing is counted there; the way to here is what is tried
     record["measured_bytes"] = measured
@@ -392,15 +384,6 @@ def write_model(shape: str, folder: Path, tokenizer: Path, *, small: bool = Fals
     for file in tokenizer.iterdir():
         shutil.copy(file, folder / file.name)
     print(f"{shape} with random weights in {folder}: {time.monotonic() - start:.0f} s", flush=True)
-
-
-def _empty(device: str) -> None:
-    import torch
-
-    torch._dynamo.reset()
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

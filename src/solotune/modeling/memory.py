@@ -139,11 +139,11 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
         "output head": head.ROWS * model.vocabulary * width,
     }
     if is_recorded(model, config, layout):
-        # The gradients of one backward pass before they are added up, hidden states in and out, and what lies idle
-        # between the pieces of the recording's memory: fitted to the peaks in benchmarks/README.md.
+        # The gradients of one backward pass until they are added up, and what lies idle between the pieces of the
+        # recording's memory, some of it with each activation: fitted to the 13 peaks in benchmarks/README.md.
         unpacked = max(i * o for _, i, o in model.linear) * width if config.quantization else 0
         gradients = 4 * _adapter_parameters(model, config)
-        parts["recorded step"] = gradients + 2 * inputs + 1.6 * on_their_way + 2.2 * unpacked
+        parts["recorded step"] = 0.5 * gradients + 14 * inputs + 2 * unpacked + 0.04 * parts["activations"]
     return parts
 
 
