@@ -1,7 +1,8 @@
-"""Draws what train_speed.py measured as an SVG, without any library: `plot_speed.py train_speed.json [speed.svg]`.
+"""Draws what train_speed.py measured as an SVG, without any library: `plot_speed.py train_speed.json [other.json]`.
 
-Beside the JSON file in results/ unless a place is given. Bars are tokens a second by the mean of the steps' wall times,
-the line across a bar is by the median; failed measurements aren't drawn.
+In results/, by the first file's name. Bars are tokens a second by the mean of the steps' wall times, the line across a
+bar is by the median; failed measurements aren't drawn. What failed in the first file and not in the other is taken from
+there, and marked.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ def main() -> int:
     if len(sys.argv) not in (2, 3):
         print(__doc__.splitlines()[0])
         return 2
-    source = Path(sys.argv[1])
-    report = json.loads(source.read_text(encoding="utf-8"))
+    report, *others = (json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:])
     runs = [run for run in report["runs"] if run.get("tokens_per_second")]
+    failed = {run["name"] for run in report["runs"]} - {run["name"] for run in runs}
+    for other in others:
+        found = [run for run in other["runs"] if run["name"] in failed and run.get("tokens_per_second")]
+        runs += [run | {"name": f"{run['name']} *"} for run in found]
     if not runs:
-        print(f"{source} has no measurement")
+        print(f"{sys.argv[1]} has no measurement")
         return 2
-    target = Path(sys.argv[2]) if len(sys.argv) == 3 else RESULTS / f"{source.stem}.svg"
+    target = RESULTS / f"{Path(sys.argv[1]).stem}.svg"
     target.write_text(chart(report, runs), encoding="utf-8")
     print(target)
     return 0
@@ -66,7 +70,7 @@ def chart(report: dict[str, Any], runs: list[dict[str, Any]]) -> str:
             f"{cards}, {report['cap_gib']:g} GiB of it; QLoRA r=16, {report['model']}; {report['date']}; "
             "bars: mean, lines: median"
         ),
-        told,
+        told + ("; *: of another run, see benchmarks/README.md" if any(r["name"].endswith("*") for r in runs) else ""),
     )
     for line in foot:
         y += 16
