@@ -25,8 +25,8 @@ from solotune.console import warn
 from solotune.modeling import gpu_peak
 
 _EXACT = 4
-"""Up to this many rows aren't rounded: empty ones cost FlashAttention's deterministic backward pass parallelism, but for
-those that `varlen_attention.empty_documents` asks for."""
+"""Up to this many rows aren't rounded: empty ones cost FlashAttention's deterministic backward pass parallelism, except
+for those that `varlen_attention.empty_documents` asks for."""
 _MOST = 8
 """Recordings that are kept; a further one takes the place of the one that wasn't used for longest."""
 
