@@ -42,6 +42,7 @@ def main() -> None:
     from solotune.modeling.step.varlen_attention import empty_documents
 
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # as modeling/determinism.py has it
     processors = torch.cuda.get_device_properties(0).multi_processor_count
     found: list[dict[str, Any]] = []
     for documents, heads, kv_heads, dim, tokens in CASES:

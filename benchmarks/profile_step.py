@@ -100,8 +100,9 @@ def profile(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         (trainer, "_clip_grad_norm"),
         (trainer, "_maybe_log_save_evaluate"),
         (trainer.guard, "on_pre_optimizer_step"),
+        (trainer._ahead, "on_pre_optimizer_step"),
     ):
-        setattr(where, name, ranged(getattr(where, name), name))
+        setattr(where, name, ranged(getattr(where, name), f"{type(where).__name__}.{name}"))
 
     walls: list[float] = []
     profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])

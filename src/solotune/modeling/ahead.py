@@ -47,7 +47,7 @@ class BatchesAhead(TrainerCallback):
     ) -> None:
         if state.global_step + 1 >= state.max_steps:
             return
-        made = []
+        made: list[Any] = []
         # accelerate's iterator takes the epoch for over when it is asked for more than it has: it isn't.
         while len(made) < self._wanted and not self._is_last():
             made.append(next(self._epoch))
