@@ -179,7 +179,8 @@ def smoke(c: Context) -> None:
     overrides: list[str] = []
     if not _has_fast_bfloat16():
         print(
-            "bfloat16 is some twenty times slower than float32 on a processor without AVX-512: this one takes float32"
+            "bfloat16 is some twenty times slower than float32 on a processor without AVX-512: this one takes float32",
+            flush=True,  # the process becomes another
         )
         overrides = ["model.dtype=float32", "quantization.bnb_4bit_compute_dtype=float32"]
     _pipeline(c, "configs/smoke.yaml", overrides)
