@@ -176,14 +176,7 @@ def pipeline(c: Context, config: str, set: list[str]) -> None:
 @task
 def smoke(c: Context) -> None:
     """The whole chain, small and real: configs/smoke.yaml, on a CPU."""
-    overrides: list[str] = []
-    if not _has_fast_bfloat16():
-        print(
-            "bfloat16 is some twenty times slower than float32 on a processor without AVX-512: this one takes float32",
-            flush=True,  # the process becomes another
-        )
-        overrides = ["model.dtype=float32", "quantization.bnb_4bit_compute_dtype=float32"]
-    _pipeline(c, "configs/smoke.yaml", overrides)
+    _pipeline(c, "configs/smoke.yaml", [])
 
 
 @task(
@@ -381,13 +374,6 @@ def _pipeline(c: Context, config: str, overrides: list[str]) -> None:
         if code:
             raise Exit(code=code)
     _stage(c, _service(config, overrides), "pipeline", *given)
-
-
-def _has_fast_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether torch has products in bfloat16 for this processor (oneDNN's need AVX-512); Arm's aren't looked at."""
-    told = cpuinfo.read_text() if cpuinfo.exists() else ""
-    flags = next((line.split() for line in told.splitlines() if line.startswith("flags")), ["avx512bw"])
-    return "avx512bw" in flags
 
 
 def _refuse_elsewhere(config: str) -> None:

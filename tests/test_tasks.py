@@ -15,12 +15,6 @@ from invoke.context import MockContext
 from invoke.exceptions import Exit
 
 ROOT = Path(tasks.__file__).parent
-HAS_FAST_BFLOAT16 = tasks._has_fast_bfloat16
-
-
-@pytest.fixture(autouse=True)
-def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_has_fast_bfloat16", lambda: True)
 
 
 @pytest.fixture
@@ -65,32 +59,6 @@ def test_stages_become_the_command_of_the_same_name(started: list[list[str]]) ->
         [*STAGE, "serve", "--run", "latest", "--port", "8001"],
         [*STAGE, "pipeline", "--config", "configs/smoke.yaml"],
     ]
-
-
-def test_the_smoke_run_takes_float32_where_bfloat16_is_slow_and_says_so(
-    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tasks, "_has_fast_bfloat16", lambda: False)
-    tasks.smoke(MockContext())
-    settings = ["--set", "model.dtype=float32", "--set", "quantization.bnb_4bit_compute_dtype=float32"]
-    assert started == [[*STAGE, "pipeline", "--config", "configs/smoke.yaml", *settings]]
-    assert "AVX-512" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "fast"),
-    [
-        ("model name\t: a\nflags\t\t: fpu avx2 avx512f avx512bw\n", True),
-        ("model name\t: a\nflags\t\t: fpu avx2\n", False),
-        ("Features\t: fp asimd\n", True),
-        (None, True),
-    ],
-)
-def test_what_a_processor_has_is_read_from_its_flags(tmp_path: Path, cpuinfo: str | None, fast: bool) -> None:
-    file = tmp_path / "cpuinfo"
-    if cpuinfo is not None:
-        file.write_text(cpuinfo)
-    assert HAS_FAST_BFLOAT16(file) is fast
 
 
 @pytest.mark.parametrize("task", ["evaluate", "export", "verify", "reproduce", "chat", "serve"])

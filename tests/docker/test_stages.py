@@ -258,13 +258,14 @@ def test_the_whole_pipeline_offline(ready: Checkout) -> None:
     done = ready.invoke("smoke")
     print(done.stdout[-1800:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert time.monotonic() - start < 1500
+    assert time.monotonic() - start < 2100, "on a processor without AVX-512, twice as slow"
     run = newest_run(ready)
     report = json.loads((run / "eval_report.json").read_text())
     assert report["adapter"]["metrics"]["exact_match"]["value"] >= 0.8
     assert (run / "export" / "merged" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_quick_tests_pass_inside(ready: Checkout) -> None:
     done = ready.invoke("test")
     print(done.stdout[-600:])

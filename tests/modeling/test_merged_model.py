@@ -11,6 +11,7 @@ from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.errors import MachineError
+from solotune.modeling import merged_model
 from solotune.modeling.card import GIB
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.merged_model import merged_subject, where_it_fits
@@ -44,6 +45,28 @@ def test_a_merged_model_that_is_too_large_for_the_card_goes_to_the_cpu(
 ) -> None:
     with_card(monkeypatch, card)
     assert where_it_fits(of_size(tmp_path, weights), make_config(device="cuda")).device == device
+
+
+@pytest.mark.parametrize(
+    ("fast", "free", "dtype"),
+    [(True, 64, "bfloat16"), (False, 64, "float32"), (False, 24, "bfloat16")],
+)
+def test_there_it_is_computed_in_what_the_processor_is_fast_in_if_that_fits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fast: bool, free: int, dtype: str
+) -> None:
+    """Twice the memory."""
+    with_card(monkeypatch, 12)
+    monkeypatch.setattr(merged_model, "has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr(merged_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
+    where = where_it_fits(of_size(tmp_path, EIGHT_B), make_config(device="cuda"))
+    assert (where.device, where.model.dtype) == ("cpu", dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_on_a_cpu_it_is_computed_in_the_runs_type_on_the_values_that_are_stored(tiny_model: Path, dtype: str) -> None:
+    config = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": dtype})
+    with merged_subject(tiny_model, ChatEncoder.open(ModelDir(tiny_model)), config, "") as subject:
+        assert {str(p.dtype) for p in subject._model.parameters()} == {f"torch.{dtype}"}
 
 
 def test_what_was_trained_on_a_cpu_is_measured_there(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-import tasks
 from safetensors import safe_open
 
 from solotune.artifacts.files import differing_files, read_record
 from solotune.artifacts.measured import ExportRecord
 from solotune.artifacts.run_dir import RunDir, run_ids
+from solotune.config.precision import has_fast_bfloat16
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +39,7 @@ def test_it_shows_learning_on_held_out_rows(run_dir: RunDir) -> None:
 def test_it_takes_at_most_ten_minutes() -> None:
     if "SMOKE_SECONDS" not in os.environ:
         pytest.skip("SMOKE_SECONDS is not set: nobody timed the smoke run")
-    if not tasks._has_fast_bfloat16():
+    if not has_fast_bfloat16():
         pytest.skip("a processor without AVX-512 takes longer")
     assert int(os.environ["SMOKE_SECONDS"]) <= 600
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from solotune.config import precision
 from solotune.config.allowed import Path as KeyPath
 from solotune.config.problems import blanks, explain, nearest
 from solotune.config.schema import EvaluationConfig, RunConfig
@@ -49,7 +50,7 @@ def load(path: Path, overrides: Sequence[str] = (), check: Check | None = None) 
             problems.extend(explain(error, tree))
         else:
             if not problems:
-                return config
+                return precision.chosen(config)
     raise ConfigError(_lines(problems))
 
 

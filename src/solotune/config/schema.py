@@ -111,8 +111,9 @@ class ModelConfig(Section):
     """Where `fetch` finds it."""
     revision: Text | None = None
     """Hub: the commit, 40 hex digits. Package: its version. Folder: not used."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the weights (of those that quantisation leaves alone) and of the computation."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "bfloat16"
+    """Type of the weights (of those that quantisation leaves alone) and of the computation. `auto`: bfloat16, but
+    float32 with `device: cpu` on a processor without AVX-512, where bfloat16 is some twenty times slower."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of transformers."""
     chat_template_path: Text | None = None
@@ -164,8 +165,8 @@ class QuantizationConfig(Section):
     """4-bit data type."""
     bnb_4bit_use_double_quant: bool = True
     """Quantise the scales too."""
-    bnb_4bit_compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type in which the quantised layers compute."""
+    bnb_4bit_compute_dtype: Literal["auto", "bfloat16", "float32"] = "bfloat16"
+    """Type in which the quantised layers compute; `auto` as for `model.dtype`."""
 
     @field_validator("load_in_4bit", mode="before")
     @classmethod

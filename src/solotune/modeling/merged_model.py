@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 from solotune.artifacts.model_dir import ModelDir
+from solotune.config.precision import has_fast_bfloat16
 from solotune.config.schema import RunConfig
 from solotune.console import say
 from solotune.errors import MachineError
@@ -42,7 +44,9 @@ def merged_subject(folder: Path, encoder: ChatEncoder, config: RunConfig, fix: s
         )
     subject = None
     try:
-        subject = TorchSubject(load_merged_model(folder, where), encoder, where)
+        # The stored values, exactly; only the sums over them are taken in float32.
+        wide = where.device == "cpu" and where.model.dtype == "float32"
+        subject = TorchSubject(load_merged_model(folder, where, "float32" if wide else None), encoder, where)
         yield subject
     except torch.OutOfMemoryError as error:
         raise MachineError("the merged model doesn't fit into the GPU's memory while it is measured", fix) from error
@@ -54,11 +58,17 @@ def merged_subject(folder: Path, encoder: ChatEncoder, config: RunConfig, fix: s
 def where_it_fits(folder: Path, config: RunConfig) -> RunConfig:
     """The config, with the CPU for its device where the model is too large for what may be used of the GPU.
 
-    What was trained on 4-bit weights is three times as large when it is merged.
+    What was trained on 4-bit weights is three times as large when it is merged. A processor that is slow in bfloat16
+    takes float32, where there is memory for that.
     """
-    if _weights(folder) + _BESIDE_WEIGHTS <= card.enforce(config):
+    weights = _weights(folder)
+    if weights + _BESIDE_WEIGHTS <= card.enforce(config):
         return config
-    return config.model_copy(update={"device": "cpu"})
+    room = 2 * weights + _BESIDE_WEIGHTS <= psutil.virtual_memory().available
+    model = config.model
+    if room and not has_fast_bfloat16():
+        model = model.model_copy(update={"dtype": "float32"})
+    return config.model_copy(update={"device": "cpu", "model": model})
 
 
 def _weights(folder: Path) -> int:

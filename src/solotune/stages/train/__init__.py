@@ -29,6 +29,7 @@ from solotune.artifacts.lock import held
 from solotune.artifacts.run_dir import RunDir
 from solotune.artifacts.run_manifest import SCHEMA_VERSION, Outcome, RunManifest
 from solotune.artifacts.splits_dir import SplitsDir
+from solotune.config import precision
 from solotune.config.load import load, resolved_yaml
 from solotune.config.schema import RunConfig
 from solotune.console import counted, say, stage, warn
@@ -86,6 +87,8 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
         locks.enter_context(_ways_on(go_on := _go_on(run_dir, trial)))
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         say(f"run {run_dir.run_id}")
+        if slow := precision.slow_on_this_cpu(config):
+            warn(slow)
         _train(config, run_dir, manifest, inputs, None, trial, go_on)
     return run_dir
 
