@@ -35,7 +35,7 @@ def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda _: None)
     devices: list[str] = []
 
-    def load(folder: Path, config: Any) -> object:
+    def load(folder: Path, config: Any, dtype: str | None = None) -> object:
         devices.append(config.device)
         return object()
 
