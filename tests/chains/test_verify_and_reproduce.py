@@ -14,7 +14,7 @@ from solotune.artifacts.run_dir import RunDir, run_ids
 from solotune.chains import reproduce, verify
 from solotune.chains.process import run_stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # each starts up to ten processes
+pytestmark = pytest.mark.slow
 
 A = "20260101-000000-small-aaaaaa"
 

@@ -258,7 +258,7 @@ def test_the_whole_pipeline_offline(ready: Checkout) -> None:
     done = ready.invoke("smoke")
     print(done.stdout[-1800:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert time.monotonic() - start < 2100, "on a processor without AVX-512, twice as slow"
+    assert time.monotonic() - start < 1500
     run = newest_run(ready)
     report = json.loads((run / "eval_report.json").read_text())
     assert report["adapter"]["metrics"]["exact_match"]["value"] >= 0.8

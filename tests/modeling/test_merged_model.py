@@ -69,6 +69,18 @@ def test_on_a_cpu_it_is_computed_in_the_runs_type_on_the_values_that_are_stored(
         assert {str(p.dtype) for p in subject._model.parameters()} == {f"torch.{dtype}"}
 
 
+def test_without_memory_for_float32_it_is_loaded_in_the_type_it_is_stored_in(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    config = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": "float32"})
+    monkeypatch.setattr(merged_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB))
+    loaded: list[str | None] = []
+    monkeypatch.setattr(merged_model, "load_merged_model", lambda folder, where, dtype: loaded.append(dtype))
+    with merged_subject(tiny_model, ChatEncoder.open(ModelDir(tiny_model)), config, ""):
+        pass
+    assert loaded == [None]
+
+
 def test_what_was_trained_on_a_cpu_is_measured_there(tmp_path: Path) -> None:
     config = make_config(device="cpu")
     assert where_it_fits(of_size(tmp_path, EIGHT_B), config) is config

@@ -45,7 +45,7 @@ def merged_subject(folder: Path, encoder: ChatEncoder, config: RunConfig, fix: s
     subject = None
     try:
         # The stored values, exactly; only the sums over them are taken in float32.
-        wide = where.device == "cpu" and where.model.dtype == "float32"
+        wide = where.device == "cpu" and where.model.dtype == "float32" and _has_room_for_float32(folder)
         subject = TorchSubject(load_merged_model(folder, where, "float32" if wide else None), encoder, where)
         yield subject
     except torch.OutOfMemoryError as error:
@@ -61,14 +61,16 @@ def where_it_fits(folder: Path, config: RunConfig) -> RunConfig:
     What was trained on 4-bit weights is three times as large when it is merged. A processor that is slow in bfloat16
     takes float32, where there is memory for that.
     """
-    weights = _weights(folder)
-    if weights + _BESIDE_WEIGHTS <= card.enforce(config):
+    if _weights(folder) + _BESIDE_WEIGHTS <= card.enforce(config):
         return config
-    room = 2 * weights + _BESIDE_WEIGHTS <= psutil.virtual_memory().available
     model = config.model
-    if room and not has_fast_bfloat16():
+    if not has_fast_bfloat16() and _has_room_for_float32(folder):
         model = model.model_copy(update={"dtype": "float32"})
     return config.model_copy(update={"device": "cpu", "model": model})
+
+
+def _has_room_for_float32(folder: Path) -> bool:
+    return 2 * _weights(folder) + _BESIDE_WEIGHTS <= psutil.virtual_memory().available
 
 
 def _weights(folder: Path) -> int:
