@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import random
-import shutil
 import statistics
 import sys
 import tempfile
@@ -66,16 +65,9 @@ def profile(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from transformers import TrainerCallback
 
-    from solotune.artifacts.model_dir import ModelDir
-    from solotune.artifacts.run_dir import RunDir
     from solotune.artifacts.run_manifest import Layout
-    from solotune.modeling import card, determinism
+    from solotune.modeling import card
     from solotune.modeling.callbacks import MetricsLog
-    from solotune.modeling.trainer import AdapterTrainer
-
-    class Unsaved(AdapterTrainer):
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            """Isn't looked at here."""
 
     config = train_memory.run_config(train_memory.Case(SHAPE, True, 16, 2048, 2), 2048, "cuda")
     steps = WARM + TIMED + PROFILED + 1
@@ -83,16 +75,9 @@ def profile(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     of_card = config.card.model_copy(update={"vram_gib": 23.0})
     config = config.model_copy(update={"training": training, "determinism": given.determinism, "card": of_card})
     card.enforce(config)
-    base = ModelDir(folder / SHAPE)
-    shutil.copytree(given.tokenizer, base.path)
-    train_memory.model_config(SHAPE).save_pretrained(base.path)
-    determinism.start(config)
-    model = train_memory.model_on_device(SHAPE, "cuda", four_bits=True)
-    run = RunDir.new(folder / "runs", config.name, None)
-    run.path.mkdir(parents=True)
-    rows = random_rows(given.lengths)
-    trainer = Unsaved(model, base, config, run, rows, [], 0, Layout(2, 4, 0, fixed_shape=True))
-    log = MetricsLog(run.metrics, trainer.take_counts)
+    layout = Layout(2, 4, 0, fixed_shape=True)
+    trainer = train_memory.trainer_of(config, layout, random_rows(given.lengths), folder, given.tokenizer)
+    log = MetricsLog(trainer.run.metrics, trainer.take_counts)
     trainer.add_callback(log)
     for where, name in (
         (trainer, "get_batch_samples"),

@@ -212,36 +212,18 @@ def worker(given: argparse.Namespace) -> None:
 
 def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bool) -> dict[str, Any]:
     """Two optimiser steps under the product's trainer; the estimate beside the peak."""
-    import torch
-
     from solotune.artifacts.model_dir import ModelDir
-    from solotune.artifacts.run_dir import RunDir
     from solotune.artifacts.run_manifest import Layout
-    from solotune.modeling import determinism, gpu_peak, memory
-    from solotune.modeling.trainer import AdapterTrainer
-
-    class Unsaved(AdapterTrainer):
-        def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-            """Takes seconds, and no memory of the GPU."""
+    from solotune.modeling import gpu_peak, memory
 
     max_length = 64 if small else case.max_length
     config = run_config(case, max_length, device)
     layers = model_config(case.shape, small=small).num_hidden_layers
     fixed_shape = case.packing  # on a processor, too: the same code but for the kernels
     layout = Layout(case.sequences, 2, min(case.recomputed, layers) if case.packing else layers, fixed_shape)
-    base = ModelDir(folder / case.shape)
-    if not base.path.exists():
-        shutil.copytree(tokenizer, base.path)
-        model_config(case.shape, small=small).save_pretrained(base.path)
-    predicted = memory.estimate(memory.shapes(base), config, layout)
-    determinism.start(config)
-    start = time.monotonic()
-    model = model_on_device(case.shape, device, four_bits=case.four_bits, small=small)
-    built = time.monotonic() - start
-    run = RunDir.new(folder / "runs", config.name, None)
-    run.path.mkdir(parents=True)
-    sequences = full_rows(4 * case.sequences, max_length, vocabulary=40_000)
-    trainer = Unsaved(model, base, config, run, sequences, [], 0, layout)
+    rows = full_rows(4 * case.sequences, max_length, vocabulary=40_000)
+    trainer = trainer_of(config, layout, rows, folder, tokenizer, small=small)
+    predicted = memory.estimate(memory.shapes(ModelDir(folder / case.shape)), config, layout)
     if device == "cuda":
         gpu_peak.reset()
     trainer.train()
@@ -249,7 +231,6 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
     record = {
         "name": case.name,
         **asdict(case),
-        "built_seconds": round(built, 1),
         "losses": losses,
         "predicted_bytes": round(predicted.total),
         "parts": {part: round(size) for part, size in predicted.parts.items()},
@@ -262,6 +243,31 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
     record["measured_bytes"] = measured
     record["error_percent"] = round(100 * (predicted.total / measured - 1), 3)
     return record
+
+
+def trainer_of(config: Any, layout: Any, rows: list[Any], folder: Path, tokenizer: Path, *, small: bool = False) -> Any:
+    """The product's trainer, which saves nothing here, on a random model of the config's shape, in this folder."""
+    import torch
+
+    from solotune.artifacts.model_dir import ModelDir
+    from solotune.artifacts.run_dir import RunDir
+    from solotune.modeling import determinism
+    from solotune.modeling.trainer import AdapterTrainer
+
+    class Unsaved(AdapterTrainer):
+        def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+            """Takes seconds, and no memory of the GPU."""
+
+    shape = config.model.name_or_path
+    base = ModelDir(folder / shape)
+    if not base.path.exists():
+        shutil.copytree(tokenizer, base.path)
+        model_config(shape, small=small).save_pretrained(base.path)
+    determinism.start(config)
+    model = model_on_device(shape, config.device, four_bits=config.quantization is not None, small=small)
+    run = RunDir.new(folder / "runs", config.name, None)
+    run.path.mkdir(parents=True)
+    return Unsaved(model, base, config, run, rows, [], 0, layout)
 
 
 def run_config(case: Case, max_length: int, device: str) -> Any:
