@@ -518,7 +518,10 @@ def test_answers_that_are_cut_are_counted_and_warned_of(finished_run: Path, caps
         f"Answers that were cut at evaluation.max_new_tokens: base {report.base.answered.cut} of 12, adapter"
         in said.out
     )
-    assert "more than 3% of the answers were cut, and metrics saw them as they are" in said.err
+    assert (
+        "more than 3% of the answers were cut at evaluation.max_new_tokens, and metrics saw them as they are"
+        in said.err
+    )
     assert "Answers that were cut at evaluation.max_new_tokens" in RunDir(finished_run).page.read_text()
 
 

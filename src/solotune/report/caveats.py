@@ -8,8 +8,9 @@ from solotune.artifacts.measured import Answered, Comparison, EvalReport
 from solotune.comparison import ROWS_FOR_A_VERDICT
 
 BOTH = ("base", "adapter")
-MANY_CUT = 0.03
+_MANY_CUT = 0.03
 """Share of the answers."""
+_SHOWN = 8
 
 _WHAT: tuple[tuple[str, Callable[[Answered], int]], ...] = (
     ("Answers that were cut at evaluation.max_new_tokens", lambda of: of.cut),
@@ -52,9 +53,23 @@ def endings(report: EvalReport, names: Collection[str] | None = None) -> list[st
     return [*told, *_opening(report, names)]
 
 
-def often_cut(report: EvalReport, names: Collection[str]) -> list[str]:
-    """Those of these models of which more than a few answers were cut."""
-    return [name for name, of in _answered(report, names).items() if of.cut > MANY_CUT * of.n]
+def too_many_cut(report: EvalReport, names: Collection[str] | None = None) -> str:
+    """Of which of these models (None: all) too many answers were cut, and what helps; empty: of none."""
+    names = [*BOTH, *report.artefacts] if names is None else names
+    often = [name for name, of in _answered(report, names).items() if of.cut > _MANY_CUT * of.n]
+    if not often:
+        return ""
+    return (
+        f"{some(often)}: more than {_MANY_CUT:.0%} of the answers were cut at evaluation.max_new_tokens, and metrics "
+        f"saw them as they are. `invoke evaluate --run {report.run_id} --set evaluation.max_new_tokens=…` lets them be "
+        "longer."
+    )
+
+
+def some(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`, `a, b, … and 3 more`."""
+    shown = [*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
+    return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
 def _answered(report: EvalReport, names: Collection[str]) -> dict[str, Answered]:

@@ -8,7 +8,7 @@ from solotune.artifacts.measured import Artefact, EvalReport, ExportRecord, Suit
 from solotune.artifacts.run_manifest import RunManifest
 from solotune.artifacts.splits_dir import SplitsManifest
 from solotune.console import counted, duration
-from solotune.report.caveats import BOTH, MANY_CUT, often_cut
+from solotune.report.caveats import some, too_many_cut
 from solotune.report.gathered import Gathered
 from solotune.report.verdict import HEADLINES, overall
 
@@ -19,7 +19,6 @@ _STATES = {
     "exported": "It hasn't been measured yet",
     "damaged": "The run can't be read",
 }
-_SHOWN = 8
 
 
 class Finding(NamedTuple):
@@ -82,7 +81,7 @@ def _forgotten(suite: Suite | None) -> list[Finding]:
     worse = [task.task for task in suite.tasks if task.verdict == "worse"]
     of = f"{counted(len(suite.tasks), 'task')} of lm-evaluation-harness"
     if worse:
-        return [Finding("worse", f"It forgot: worse in {len(worse)} of {of} ({_some(worse)}).")]
+        return [Finding("worse", f"It forgot: worse in {len(worse)} of {of} ({some(worse)}).")]
     # No verdict of "worse" isn't one of "nothing forgotten": few rows tell nothing.
     return [Finding("cannot tell", f"It isn't known to have forgotten anything: worse in none of {of}.")]
 
@@ -98,11 +97,11 @@ def _shipped(exported: ExportRecord) -> list[Finding]:
     found = []
     if names := named(passed=True, kept=True):
         close = f"{_is(names)} as close to the adapter as asked"
-        found.append(Finding("better", f"As written to disk, {_some(names)} {close}."))
+        found.append(Finding("better", f"As written to disk, {some(names)} {close}."))
     if names := named(passed=False, kept=True):
-        found.append(Finding("worse", f"As written to disk, {_some(names)} {_is(names)} not what was trained."))
+        found.append(Finding("worse", f"As written to disk, {some(names)} {_is(names)} not what was trained."))
     if names := named(passed=False, kept=False):
-        found.append(Finding("cannot tell", f"{_some(names)} was measured too, didn't pass, and wasn't kept."))
+        found.append(Finding("cannot tell", f"{some(names)} was measured too, didn't pass, and wasn't kept."))
     return found
 
 
@@ -130,15 +129,15 @@ def problems(run: Gathered) -> list[str]:
     found = list(run.problems)
     if run.not_finite and run.state != "running":
         stopped, rows = run.not_finite, run.not_finite["rows"]
-        ids = _some([str(row) for row in rows]) if isinstance(rows, list) and rows else "rows that aren't known"
+        ids = some([str(row) for row in rows]) if isinstance(rows, list) and rows else "rows that aren't known"
         found.append(
             f"Step {stopped['step']} stopped it: the loss was {stopped['loss']}, the gradient's norm "
             f"{stopped['grad_norm']}. In it were {ids}."
         )
     if run.splits and run.report:
         found += _leaks(run.splits)
-    if run.report:
-        found += _often_cut(run.report)
+    if run.report and (cut := too_many_cut(run.report)):
+        found.append(cut)
     return found
 
 
@@ -149,15 +148,6 @@ def _leaks(splits: SplitsManifest) -> list[str]:
     rows = " and ".join(f"{counted(n, 'row')} of {split}" for split, n in splits.near.rows.items() if n)
     have = "has" if sum(splits.near.rows.values()) == 1 else "have"
     return [f"{rows} {have} a near-duplicate in another split: what is measured there may be remembered, not learned."]
-
-
-def _often_cut(report: EvalReport) -> list[str]:
-    names = often_cut(report, [*BOTH, *report.artefacts])
-    if not names:
-        return []
-    longer = f"`invoke evaluate --run {report.run_id} --set evaluation.max_new_tokens=…` lets them be longer."
-    cut = f"more than {MANY_CUT:.0%} of the answers were cut at evaluation.max_new_tokens"
-    return [f"{_some(names)}: {cut}, and metrics saw them as they are. {longer}"]
 
 
 def facts(run: Gathered) -> list[Fact]:
@@ -179,12 +169,6 @@ def facts(run: Gathered) -> list[Fact]:
         if outcome.peak_vram_bytes:
             found.append(Fact("Peak VRAM", "", f"{outcome.peak_vram_bytes / 2**30:.1f} GiB", "of the GPU's memory"))
     return found
-
-
-def _some(names: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`, `a, b, … and 3 more`."""
-    shown = [*names[:_SHOWN], *([f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
-    return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
 def _is(names: list[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from solotune.artifacts.measured import Comparison, EvalReport
 from solotune.console import counted, safe, say, table, warn
-from solotune.report.caveats import BOTH, MANY_CUT, endings, noise, often_cut, too_few
+from solotune.report.caveats import BOTH, endings, noise, too_few, too_many_cut
 from solotune.report.models import ModelsTable, models
 
 _VERDICTS = ("better", "worse", "cannot tell")
@@ -149,8 +149,5 @@ def _print_endings(report: EvalReport, names: Collection[str]) -> None:
     """How answers of these models began and ended."""
     for text in endings(report, names):
         say(safe(text, 600))
-    if cut := [safe(name, 60) for name in often_cut(report, names)]:
-        warn(
-            f"{' and '.join(cut)}: more than {MANY_CUT:.0%} of the answers were cut, and metrics saw them as they "
-            "are; `--set evaluation.max_new_tokens=…` lets them be longer"
-        )
+    if cut := too_many_cut(report, names):
+        warn(safe(cut, 600))
