@@ -12,6 +12,7 @@ from solotune.config import precision
 from solotune.config.load import load
 from solotune.config.schema import RunConfig
 
+COMPUTE = "quantization.bnb_4bit_compute_dtype"
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,6 +52,15 @@ def test_a_type_that_a_config_names_stays(monkeypatch: pytest.MonkeyPatch, dtype
     assert precision.chosen(config) == config
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_quantised_layers_compute_in_what_the_model_has(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    with_fast_bfloat16(monkeypatch, fast)
+    for dtype in ("bfloat16", "float32"):
+        model = {"name_or_path": "somewhere", "source": "folder", "dtype": dtype}
+        config = make_config(device="cpu", model=model, quantization={"bnb_4bit_compute_dtype": "auto"})
+        assert types(precision.chosen(config)) == (dtype, dtype)
+
+
 def test_what_is_loaded_has_no_auto_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a run's own config says what it computes in."""
     for fast, chosen in ((False, "float32"), (True, "bfloat16")):
@@ -61,11 +71,16 @@ def test_what_is_loaded_has_no_auto_left(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_type_that_this_processor_is_slow_in_is_worth_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     with_fast_bfloat16(monkeypatch, False)
-    assert "model.dtype: auto" in precision.slow_on_this_cpu(config_of("cpu", "bfloat16"))
-    assert not precision.slow_on_this_cpu(config_of("cpu", "float32"))
-    assert not precision.slow_on_this_cpu(config_of("cuda", "bfloat16"))
+    assert precision.slow_here(config_of("cpu", "bfloat16")) == ["model.dtype", COMPUTE]
+    assert not precision.slow_here(config_of("cpu", "float32"))
+    assert not precision.slow_here(config_of("cuda", "bfloat16"))
+    wide = config_of("cpu", "float32")
+    assert wide.quantization is not None
+    layers = wide.quantization.model_copy(update={"bnb_4bit_compute_dtype": "bfloat16"})
+    assert precision.slow_here(wide.model_copy(update={"quantization": layers})) == [COMPUTE]
+    assert precision.slow_here(make_config(device="cpu")) == ["model.dtype"], "a key of its own would quantise it"
     with_fast_bfloat16(monkeypatch, True)
-    assert not precision.slow_on_this_cpu(config_of("cpu", "bfloat16"))
+    assert not precision.slow_here(config_of("cpu", "bfloat16"))
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from solotune.config.schema import RunConfig
+
+SLOW = "bfloat16 is some twenty times slower than float32 on a processor without AVX-512, such as this one"
 
 
 def chosen(config: RunConfig) -> RunConfig:
     """The config with a type for every `auto`, so that a run's own config says what it computes in."""
-    dtype: Literal["bfloat16", "float32"] = (
-        "float32" if config.device == "cpu" and not has_fast_bfloat16() else "bfloat16"
-    )
     model, quantization = config.model, config.quantization
     if model.dtype == "auto":
-        model = model.model_copy(update={"dtype": dtype})
+        is_fast = config.device == "cuda" or has_fast_bfloat16()
+        model = model.model_copy(update={"dtype": "bfloat16" if is_fast else "float32"})
     if quantization and quantization.bnb_4bit_compute_dtype == "auto":
-        quantization = quantization.model_copy(update={"bnb_4bit_compute_dtype": dtype})
+        quantization = quantization.model_copy(update={"bnb_4bit_compute_dtype": model.dtype})
     return config.model_copy(update={"model": model, "quantization": quantization})
 
 
@@ -28,11 +27,11 @@ def has_fast_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "avx512bw" in flags
 
 
-def slow_on_this_cpu(config: RunConfig) -> str:
-    """What to say of a config whose type this processor is slow in, or "" when there is nothing to say."""
-    if config.device != "cpu" or config.model.dtype != "bfloat16" or has_fast_bfloat16():
-        return ""
-    return (
-        "bfloat16 is some twenty times slower than float32 on a processor without AVX-512, such as this one; "
-        "`model.dtype: auto` and `quantization.bnb_4bit_compute_dtype: auto` take what is fast"
-    )
+def slow_here(config: RunConfig) -> list[str]:
+    """The keys of a config whose type this processor is slow in (`SLOW`)."""
+    if config.device != "cpu" or has_fast_bfloat16():
+        return []
+    types = {"model.dtype": config.model.dtype}
+    if config.quantization:
+        types["quantization.bnb_4bit_compute_dtype"] = config.quantization.bnb_4bit_compute_dtype
+    return [key for key, dtype in types.items() if dtype == "bfloat16"]

@@ -166,7 +166,7 @@ class QuantizationConfig(Section):
     bnb_4bit_use_double_quant: bool = True
     """Quantise the scales too."""
     bnb_4bit_compute_dtype: Literal["auto", "bfloat16", "float32"] = "bfloat16"
-    """Type in which the quantised layers compute; `auto` as for `model.dtype`."""
+    """Type in which the quantised layers compute; `auto`: as `model.dtype`."""
 
     @field_validator("load_in_4bit", mode="before")
     @classmethod
@@ -328,7 +328,7 @@ class RunConfig(Section):
     device: Literal["cuda", "cpu"] = "cuda"
     """Where the model runs. Never chosen in silence: a run on a CPU is asked for."""
     determinism: Literal["strict", "seeded", "off"] = "strict"
-    """`strict`: deterministic kernels, the same adapter twice. `seeded`: seeds only."""
+    """`strict`: deterministic kernels, the same adapter twice. `seeded` (or `off`): seeds only."""
     dataset: DatasetConfig
     model: ModelConfig
     lora: LoraConfig = LoraConfig()

@@ -87,8 +87,8 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
         locks.enter_context(_ways_on(go_on := _go_on(run_dir, trial)))
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         say(f"run {run_dir.run_id}")
-        if slow := precision.slow_on_this_cpu(config):
-            warn(slow)
+        if not (trial or like) and (keys := precision.slow_here(config)):
+            warn(f"{precision.SLOW}; {' and '.join(f'`{key}: auto`' for key in keys)} would be what is fast")
         _train(config, run_dir, manifest, inputs, None, trial, go_on)
     return run_dir
 
@@ -132,6 +132,8 @@ def resume(wanted: str, config: RunConfig | None = None, trial: Trial | None = N
         step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
         why = "" if checkpoint else ": none of its checkpoints is whole" if broken else ": it has no checkpoint yet"
         say(f"run {run_dir.run_id} goes on from step {step}{why}")
+        if not trial and precision.slow_here(own):
+            warn(f"{precision.SLOW}; a run keeps the type that it began with")
         remove_staged(run_dir.path)
         note = {"at": _utc(), "from_step": step, "set_aside": broken, "differed": differing}
         manifest = msgspec.structs.replace(manifest, resumes=[*manifest.resumes, note])
@@ -317,7 +319,7 @@ def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> N
                 f"{k}: run {run_dir.run_id} has {ours.get(k)!r}, the config given says {theirs.get(k)!r}"
                 for k in differing
             ]
-            + ["A resume continues the run's own config: leave --config out, or start a new run with it"]
+            + ["A resume continues the run's own config, without `auto`: leave --config out, or start a new run"]
         )
 
 
