@@ -69,13 +69,20 @@ def test_the_same_is_no_difference_whatever_its_card_says() -> None:
         ({"tolerance": {"max_kl": 1.0}}, "max_kl 1.0 instead of 0.01"),
         ({"files": {"model.safetensors": FileRecord(10, "bb")}}, "model.safetensors is another"),
         ({"measured": {"loss": 1.6}}, "other figures were measured on it"),
+        ({"computed_in": "float32 on cpu"}, "measured in float32 on cpu instead of bfloat16 on cpu"),
     ],
 )
 def test_what_differs_is_named(other: dict[str, Any], said: str) -> None:
-    one = made("export/merged")
+    one = made("export/merged", computed_in="bfloat16 on cpu")
     assert differing_exports(record(merged=one), record(merged=msgspec.structs.replace(one, **other))) == [
         f"merged: {said}"
     ]
+
+
+def test_a_record_that_doesnt_say_in_what_it_was_measured_differs_in_nothing() -> None:
+    one = made("export/merged")
+    other = made("export/merged", computed_in="bfloat16 on cpu")
+    assert differing_exports(record(merged=one), record(merged=other)) == []
 
 
 def test_what_is_missing_is_named() -> None:

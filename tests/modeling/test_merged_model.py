@@ -11,7 +11,7 @@ from tests.helpers import make_config
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.errors import MachineError
-from solotune.modeling import merged_model
+from solotune.modeling import merged_model, serving
 from solotune.modeling.card import GIB
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.merged_model import merged_subject, where_it_fits
@@ -67,6 +67,9 @@ def test_on_a_cpu_it_is_computed_in_the_runs_type_on_the_values_that_are_stored(
     config = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": dtype})
     with merged_subject(tiny_model, ChatEncoder.open(ModelDir(tiny_model)), config, "") as subject:
         assert {str(p.dtype) for p in subject._model.parameters()} == {f"torch.{dtype}"}
+        assert subject.computes_in == f"{dtype} on cpu"
+    served = serving._OneModel(tiny_model, "it", config)
+    assert str(served._load_model().dtype) == f"torch.{dtype}"
 
 
 def test_without_memory_for_float32_it_is_loaded_in_the_type_it_is_stored_in(

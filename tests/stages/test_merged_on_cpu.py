@@ -37,7 +37,7 @@ def loaded_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def load(folder: Path, config: Any, dtype: str | None = None) -> object:
         devices.append(config.device)
-        return object()
+        return SimpleNamespace(dtype=torch.float32)
 
     monkeypatch.setattr(merged_model, "load_merged_model", load)
     return devices
@@ -58,10 +58,11 @@ def test_evaluate_says_so_beforehand_and_does_it(
 
 
 def test_export_does_it(run_dir: RunDir, loaded_on: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Yardstick, "hold", lambda *_: loaded_on.append("held"))
+    monkeypatch.setattr(Yardstick, "hold", lambda *_: (loaded_on.append("held"), MERGED.artefact)[1])
     anything = cast("Any", SimpleNamespace(config=CONFIG, encoder=None))
-    Yardstick(anything, anything, anything, anything).measure_merged("merged", run_dir.export / "merged", {})
+    measured = Yardstick(anything, anything, anything, anything).measure_merged("m", run_dir.export / "merged", {})
     assert loaded_on == ["cpu", "held"]
+    assert measured.computed_in in ("bfloat16 on cpu", "float32 on cpu")  # as the processor is
 
 
 class _Rows:

@@ -310,6 +310,8 @@ class Artefact(msgspec.Struct, frozen=True):
     """In which its weights are stored: `bfloat16`, of a GGUF its type (`q8_0`); None for the adapter."""
     worst_layer: str | None = None
     """Of a merge: the layer of whose change rounding left least; `measured` has that share as `update_kept_worst`."""
+    computed_in: str | None = None
+    """Of a merge: type and device of its figures, such as `bfloat16 on cuda`. The memory that is free can decide it."""
 
 
 def damage_of(artefact: Artefact, run: Path) -> list[str]:

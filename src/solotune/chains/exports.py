@@ -47,6 +47,8 @@ def _differing(one: Artefact, other: Artefact) -> list[str]:
         "stored as": (one.dtype, other.dtype),
         "made by": (one.made_by, other.made_by),
     } | {bound: (value, other.tolerance.get(bound)) for bound, value in one.tolerance.items()}
+    if one.computed_in and other.computed_in:
+        facts["measured in"] = (one.computed_in, other.computed_in)
     found = [f"{what} {again} instead of {then}" for what, (then, again) in facts.items() if then != again]
     files = sorted(one.files.keys() | other.files.keys())
     found += [

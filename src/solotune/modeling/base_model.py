@@ -57,7 +57,7 @@ def load_plain_model(folder: str, dtype: str, device: str, attn_implementation: 
 
 
 def load_merged_model(folder: Path, config: RunConfig, dtype: str | None = None) -> PreTrainedModel:
-    """Loads a merged model as whoever serves it will: in the type it is stored in, if no other is given."""
+    """Loads a merged model without quantisation: in the type it is stored in, if no other is given."""
     stored = json.loads(ModelDir(folder).config.read_text(encoding="utf-8"))["dtype"]
     return load_plain_model(str(folder), dtype or stored, config.device, config.model.attn_implementation)
 

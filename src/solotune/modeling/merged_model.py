@@ -1,4 +1,4 @@
-"""A merged model to be measured: loaded as whoever serves it does, on the GPU where that has room for it."""
+"""A merged model to be measured and served, both in the same type; on the GPU where that has room for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers import PreTrainedModel
 
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.precision import has_fast_bfloat16
@@ -40,19 +41,26 @@ def merged_subject(folder: Path, encoder: ChatEncoder, config: RunConfig, fix: s
     if where.device != config.device:
         say(
             f"the merged model takes {_weights(folder) / card.GIB:.1f} GiB, and {card.enforce(config) / card.GIB:.1f} "
-            "of the GPU may be used: it is measured on the CPU, which takes a while"
+            f"of the GPU may be used: it is measured on the CPU, in {where.model.dtype}, which takes a while"
         )
     subject = None
     try:
-        # The stored values, exactly; only the sums over them are taken in float32.
-        wide = where.device == "cpu" and where.model.dtype == "float32" and _has_room_for_float32(folder)
-        subject = TorchSubject(load_merged_model(folder, where, "float32" if wide else None), encoder, where)
+        subject = TorchSubject(load(folder, where), encoder, where)
         yield subject
     except torch.OutOfMemoryError as error:
         raise MachineError("the merged model doesn't fit into the GPU's memory while it is measured", fix) from error
     finally:
         if subject:
             subject.close()
+
+
+def load(folder: Path, config: RunConfig) -> PreTrainedModel:
+    """In the type that it is stored in; where a CPU run computes in float32, in that, if there is memory for it.
+
+    The stored values are the same in both.
+    """
+    wide = config.device == "cpu" and config.model.dtype == "float32" and _has_room_for_float32(folder)
+    return load_merged_model(folder, config, "float32" if wide else None)
 
 
 def where_it_fits(folder: Path, config: RunConfig) -> RunConfig:

@@ -27,7 +27,7 @@ from transformers.cli.serving.utils import GenerationState
 from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
-from solotune.modeling.base_model import load_merged_model
+from solotune.modeling import merged_model
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.chatting import Turn
 
@@ -70,7 +70,7 @@ class _OneModel(ModelManager):
         return _encoding_as_trained(tokenizer, self._encoder)
 
     def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        model = load_merged_model(self._folder, self._config)
+        model = merged_model.load(self._folder, self._config)
         # OpenAI's defaults, and nothing that the base model came with: at temperature 0 it says what was measured.
         model.generation_config = GenerationConfig(
             do_sample=True, top_k=0, eos_token_id=sorted(self._encoder.stop_ids), pad_token_id=self._encoder.pad_id

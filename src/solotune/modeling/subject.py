@@ -54,6 +54,14 @@ class TorchSubject:
     def __init__(self, model: Any, encoder: ChatEncoder, config: RunConfig) -> None:
         self._model, self._encoder, self._config = model, encoder, config
 
+    @property
+    def computes_in(self) -> str:
+        """Type and device, such as `bfloat16 on cuda`: with others the last digits of its figures differ."""
+        dtype: str = self._config.model.dtype
+        if dtype == "float32":  # nothing is cast: in what the weights have
+            dtype = str(self._model.dtype).removeprefix("torch.")
+        return f"{dtype} on {self._config.device}"
+
     def score(self, rows: Sequence[Encoded], on_rows: Callable[[int], None] = _nobody) -> list[RowScore]:
         """See `Subject.score`; several rows in one pass, none seeing another, without padding."""
         return likelihood.score(self._model, rows, self._config, on_rows)

@@ -103,7 +103,7 @@ def device_of(run_dir: RunDir, one: Exported, config: RunConfig) -> str:
 
 @contextmanager
 def opened(run_dir: RunDir, one: Exported, encoder: ChatEncoder, config: RunConfig) -> Iterator[Subject]:
-    """Loads an exported model as whoever serves it does; its memory is free again when the block ends."""
+    """Loads an exported model as it lies on the disk; its memory is free again when the block ends."""
     folder = run_dir.path / str(one.artefact.path)
     if one.gguf:
         from solotune.modeling.gguf_runtime import GgufSubject

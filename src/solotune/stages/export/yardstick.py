@@ -107,9 +107,9 @@ class Yardstick:
         return f"{counted(self.examples, 'held-out row')} ({counted(tokens, 'token')})"
 
     def measure_merged(self, name: str, folder: Path, tolerance: Tolerance) -> Artefact:
-        """Holds a merged model against the adapter, loaded without quantisation, as whoever serves it will."""
+        """Holds a merged model against the adapter, loaded without quantisation, as it lies on the disk."""
         with merged_subject(folder, self.encoder, self.facts.config, _CLOSE_OTHERS) as subject:
-            return self.hold(name, subject, tolerance)
+            return msgspec.structs.replace(self.hold(name, subject, tolerance), computed_in=subject.computes_in)
 
     def measure_gguf(self, name: str, file: Path, tolerance: Tolerance) -> MeasuredGguf:
         """Holds a GGUF against the adapter, in llama.cpp."""
