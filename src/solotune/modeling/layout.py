@@ -36,10 +36,24 @@ def choose(model: Shapes, config: RunConfig, vram_bytes: float, *, fixed_shape: 
 
 
 def smaller(model: Shapes, config: RunConfig, layout: Layout, vram_bytes: float) -> Layout | None:
-    """The next layout that needs clearly less than `layout`, which didn't fit in fact; None where none is left."""
+    """After `layout`, which didn't fit in fact, the next that needs clearly less, or else the one that needs least.
+
+    None where `layout` is that one itself.
+    """
     needs = estimate(model, config, layout).total
-    allowed = min(0.93 * needs, vram_bytes)
-    return choose(model, config, allowed, fixed_shape=layout.fixed_shape)
+    clearly_less = min(0.93 * needs * _FRAGMENTS, vram_bytes)
+    found = choose(model, config, clearly_less, fixed_shape=layout.fixed_shape)
+    if found is None:
+        # Of weights there are as many in each layout, so that none may be clearly smaller in all.
+        last = least(model, config, fixed_shape=layout.fixed_shape)
+        found = last if estimate(model, config, last).total < needs else None
+    return found
+
+
+def least(model: Shapes, config: RunConfig, *, fixed_shape: bool) -> Layout:
+    """The layout that needs least, whether it fits or not."""
+    layouts = candidates(model, config, fixed_shape=fixed_shape)
+    return min(layouts, key=lambda layout: estimate(model, config, layout).total)
 
 
 def candidates(model: Shapes, config: RunConfig, *, fixed_shape: bool) -> Iterator[Layout]:

@@ -20,10 +20,15 @@ from solotune.modeling.step import head
 from solotune.modeling.step.recorded import can_record, rope_type
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight in 4 bits, and its share of an 8-bit scale for 64 weights and of a 32-bit one for 256 scales."""
+_IN_4_BITS = 0.5 + 4 / 64
+"""A weight, and its share of a 32-bit scale for 64 weights."""
+_IN_4_BITS_TWICE = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""With `bnb_4bit_use_double_quant`: the scales have 8 bits, and a 32-bit one for 256 of them."""
 _LOGITS_TILE = 4096 * 32768
 """Values that TRL's fused output head holds at once (`trl/kernels/chunked_logprob.py`)."""
+_IDLE_IN_A_RECORDING, _OF_A_RECORDING = 0.035, 0.38 * 2**30
+"""Share of the activations, and bytes: fitted to 13 peaks (benchmarks/README.md, which says how well they are met by a
+fit that leaves them out)."""
 _TO_RESIDUAL = ("o_proj", "down_proj")
 """Layers whose output is added to the residual stream, and isn't kept by itself."""
 
@@ -99,7 +104,7 @@ def estimate(model: Shapes, config: RunConfig, layout: Layout) -> Memory:
     in_linear = sum(i * o for _, i, o in model.linear)
     adapter = _adapter_parameters(model, config)
     parts = {
-        "base model": in_linear * (_NF4_BYTES if config.quantization else width) + model.other_parameters * width,
+        "base model": in_linear * _bytes_of_a_weight(config) + model.other_parameters * width,
         "adapter and its gradient": adapter * 8.0,
         "optimiser": adapter * (2.0 if "8bit" in config.training.optim else 8.0),
         **(_of_packs if layout.fixed_shape else _of_batches)(model, config, layout),
@@ -110,6 +115,12 @@ def estimate(model: Shapes, config: RunConfig, layout: Layout) -> Memory:
 def is_recorded(model: Shapes, config: RunConfig, layout: Layout) -> bool:
     """Whether a step on packs of one shape is replayed from recordings (`step/recorded.py`)."""
     return can_record(dropout=config.lora.lora_dropout, recomputed=layout.recomputed, rope=model.rope)
+
+
+def _bytes_of_a_weight(config: RunConfig) -> float:
+    if config.quantization is None:
+        return _BYTES[config.model.dtype]
+    return _IN_4_BITS_TWICE if config.quantization.bnb_4bit_use_double_quant else _IN_4_BITS
 
 
 def _adapter_parameters(model: Shapes, config: RunConfig) -> int:
@@ -139,11 +150,8 @@ def _of_packs(model: Shapes, config: RunConfig, layout: Layout) -> dict[str, flo
         "output head": head.ROWS * model.vocabulary * width,
     }
     if is_recorded(model, config, layout):
-        # The gradients of one backward pass until they are added up, and what lies idle between the pieces of the
-        # recording's memory, some of it with each activation: fitted to the 13 peaks in benchmarks/README.md.
-        unpacked = max(i * o for _, i, o in model.linear) * width if config.quantization else 0
-        gradients = 4 * _adapter_parameters(model, config)
-        parts["recorded step"] = 0.5 * gradients + 14 * inputs + 2 * unpacked + 0.04 * parts["activations"]
+        # What lies idle between the pieces of the recording's memory, and what a recording has whatever its size.
+        parts["recorded step"] = _IDLE_IN_A_RECORDING * parts["activations"] + _OF_A_RECORDING
     return parts
 
 
