@@ -30,6 +30,35 @@ def allowed(config: RunConfig, total_bytes: float) -> float:
     return config.card.vram_gib * GIB
 
 
+def of_size(gigabytes: float) -> float:
+    """Bytes that CUDA shows of a card that is sold with so many; the driver keeps the rest for itself.
+
+    Of 24 it shows 23.65 GiB, of 12 11.76, of 80 79.1 on Linux: torch's out-of-memory messages say so.
+    """
+    return 0.98 * gigabytes * GIB
+
+
+def here() -> tuple[str, float]:
+    """Name and bytes of the GPU that stages take, as CUDA shows them.
+
+    Raises:
+        MachineError: there is none.
+    """
+    if not torch.cuda.is_available():
+        raise MachineError(
+            "the config asks for a CUDA GPU (device: cuda) and torch sees none",
+            "`invoke doctor` says why; `--vram 24` plans for a card that isn't here",
+        )
+    found = torch.cuda.get_device_properties(0)
+    return found.name, found.total_memory
+
+
+def held_by_others(limit: float) -> float:
+    """Bytes that are lacking to what a stage may take, before it has taken any: another program has them."""
+    free, _ = torch.cuda.mem_get_info()
+    return max(0.0, limit - free)
+
+
 def enforce(config: RunConfig) -> float:
     """Makes torch fail beyond what is allowed; returns that, in bytes. On a CPU nothing is enforced.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,22 +11,30 @@ import psutil
 from solotune import environment
 from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_dir import RunDir, run_ids
-from solotune.artifacts.run_manifest import Layout
 from solotune.artifacts.splits_dir import SplitsDir
-from solotune.config.schema import CardConfig, RunConfig
+from solotune.config.load import load
+from solotune.config.schema import CardConfig, QuantizationConfig, RunConfig
 from solotune.console import counted, duration, say, stage, table, warn
 from solotune.dataset.stored import read_rows
 from solotune.errors import DataError, MachineError, SolotuneError
-from solotune.modeling import determinism, memory
+from solotune.modeling import card, determinism, memory
 from solotune.modeling.card import GIB, allowed
 from solotune.modeling.chat import ChatEncoder
-from solotune.modeling.layout import candidates, choose
+from solotune.modeling.layout import choose, least
 from solotune.modeling.length_policy import kept_tokens
 from solotune.modeling.step import why_not
 from solotune.modeling.token_cache import tokenised
-from solotune.modeling.trainer import make_sequences, steps_in_all
+from solotune.modeling.trainer import lengths_of, make_sequences, steps_in_all
 
 RUNS = Path("runs")
+_PACE = (
+    "max_length",
+    "packing",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "activation_checkpointing",
+)
 
 
 def run(config: RunConfig, vram: float | None = None) -> None:
@@ -41,7 +49,7 @@ def run(config: RunConfig, vram: float | None = None) -> None:
     with stage("plan"):
         base = ModelDir.of(config.model)
         base.open()
-        sequences, tokens = _read(config, base)
+        sequences, tokens, longest = _read(config, base)
         steps = steps_in_all(sequences, config)
         training = config.training
         in_a_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
@@ -49,12 +57,12 @@ def run(config: RunConfig, vram: float | None = None) -> None:
             f"{counted(sequences, 'sequence')} of up to {training.max_length} tokens, "
             f"{counted(steps, 'optimiser step')} of {counted(in_a_step, 'sequence')}"
         )
-        _say_time(config, tokens * steps * in_a_step / sequences)
+        _say_time(config, tokens * steps / math.ceil(sequences / in_a_step))
         shapes = memory.shapes(base)
         room, whose = _room(config, vram)
         fixed_shape = not why_not(config, base)
         chosen = choose(shapes, config, room, fixed_shape=fixed_shape)
-        layout = chosen or _least(shapes, config, fixed_shape=fixed_shape)
+        layout = chosen or least(shapes, config, fixed_shape=fixed_shape)  # to show what takes how much
         needed = memory.estimate(shapes, config, layout)
         say(
             f"a step: {counted(layout.accumulation, 'forward pass')} of "
@@ -72,20 +80,14 @@ def run(config: RunConfig, vram: float | None = None) -> None:
         if chosen is None:
             raise MachineError(
                 f"training needs about {needed.total / GIB:.1f} GiB, and {whose} has {room / GIB:.1f} GiB to give",
-                _advice(config, shapes, room, fixed_shape=fixed_shape),
+                _advice(config, shapes, room, longest, fixed_shape=fixed_shape),
             )
         say(f"fits: {needed.total / GIB:.1f} of {room / GIB:.1f} GiB that {whose} has to give")
         say("next: invoke train --config CONFIG")
 
 
-def _least(shapes: memory.Shapes, config: RunConfig, *, fixed_shape: bool) -> Layout:
-    """The layout that needs least, to show what takes how much where none fits."""
-    layouts = candidates(shapes, config, fixed_shape=fixed_shape)
-    return min(layouts, key=lambda layout: memory.estimate(shapes, config, layout).total)
-
-
-def _read(config: RunConfig, base: ModelDir) -> tuple[int, int]:
-    """Sequences and tokens of an epoch."""
+def _read(config: RunConfig, base: ModelDir) -> tuple[int, int, int]:
+    """Sequences and tokens of an epoch, and the tokens of its longest row."""
     splits = SplitsDir(Path(config.dataset.splits_dir))
     splits.open(config.dataset)
     encoder = ChatEncoder.open(base, config.model.chat_template_path)
@@ -100,24 +102,45 @@ def _read(config: RunConfig, base: ModelDir) -> tuple[int, int]:
                 "train would refuse them",
                 "Raise training.max_length, or set dataset.on_overflow to drop or truncate",
             )
-    return len(make_sequences(rows, config)), rows.tokens_in_all
+    return len(make_sequences(rows, config)), rows.tokens_in_all, max(lengths_of(rows))
 
 
 def _say_time(config: RunConfig, tokens: float) -> None:
-    """A time is told only from a rate that was measured here."""
+    """A time is told only from a rate that was measured here: of a run with the same settings, if there is one."""
+    say(f"tokens: {tokens:,.0f} in all steps")
+    found = min(_rates(config), key=lambda one: len(one[2]), default=None)
+    if found is None:
+        say("time: no run of this model on this machine yet to tell a rate from")
+        return
+    run_id, rate, others = found
+    but = f", which differs in {', '.join(others)}" if others else ""
+    say(f"time: about {duration(tokens / rate)} at the {rate:,.0f} tokens/s of run {run_id}{but}; evaluation apart")
+
+
+def _rates(config: RunConfig) -> Iterator[tuple[str, float, list[str]]]:
+    """Finished runs of this model on this kind of device, the latest first: tokens/s, and what else sets the pace."""
+    here = environment.own_gpu()
     for run_id in reversed(run_ids(RUNS)):
         run_dir = RunDir(RUNS / run_id)
         try:
             manifest = run_dir.manifest()
+            own = load(run_dir.config_of(manifest))
         except SolotuneError:
             continue
-        outcome = manifest.outcome
-        same = manifest.base_model_dir == ModelDir.of(config.model).path.as_posix()
-        if outcome and same and outcome.seconds and f"device: {config.device}" in run_dir.config.read_text("utf-8"):
-            rate = outcome.tokens / outcome.seconds
-            say(f"time: about {duration(tokens / rate)} at the {rate:,.0f} tokens/s of run {run_id}, evaluation apart")
-            return
-    say(f"time: {tokens:,.0f} tokens; no run of this model on this machine yet to tell a rate from")
+        outcome, gpus = manifest.outcome, manifest.environment.get("gpu") or []
+        same_place = own.device == config.device and (
+            config.device == "cpu" or [gpu["name"] for gpu in gpus] == [gpu["name"] for gpu in here]
+        )
+        if outcome and outcome.seconds and own.model == config.model and same_place:
+            yield run_id, outcome.tokens / outcome.seconds, _other_pace(own, config)
+
+
+def _other_pace(one: RunConfig, other: RunConfig) -> list[str]:
+    """Keys in which two configs differ, of those that a step's speed depends on."""
+    ours, theirs = one.model_dump(), other.model_dump()
+    pairs = [(key, ours[key], theirs[key]) for key in ("determinism", "quantization", "lora", "card")]
+    pairs += [(f"training.{key}", ours["training"][key], theirs["training"][key]) for key in _PACE]
+    return [name for name, a, b in pairs if a != b]
 
 
 def _room(config: RunConfig, vram: float | None) -> tuple[float, str]:
@@ -127,39 +150,43 @@ def _room(config: RunConfig, vram: float | None) -> tuple[float, str]:
             warn("--vram is about a GPU, and this config trains on the CPU (device: cpu)")
         return float(psutil.virtual_memory().available), "this machine"
     if vram is not None:
-        return allowed(config, vram * GIB), f"a card of {vram:g} GB"
-    found = environment.own_gpu()
-    if not found:
-        raise MachineError(
-            "the config asks for a CUDA GPU (device: cuda) and nvidia-smi lists none",
-            "`invoke doctor` says why; `--vram 24` plans for a card that isn't here",
-        )
-    mebibytes = re.match(r"\d+", found[0]["memory"])
-    return allowed(config, (int(mebibytes[0]) if mebibytes else math.inf) * 2**20), found[0]["name"]
+        return allowed(config, card.of_size(vram)), f"a card of {vram:g} GB"
+    name, size = card.here()
+    return allowed(config, size), name
 
 
-def _advice(config: RunConfig, shapes: memory.Shapes, room: float, *, fixed_shape: bool) -> str:
-    """The nearest setting that fits: what costs least is tried first."""
+def _advice(config: RunConfig, shapes: memory.Shapes, room: float, longest: int, *, fixed_shape: bool) -> str:
+    """The nearest setting that fits: what costs least is tried first; `longest` is the longest row's tokens."""
     training = config.training
     effective = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    tries: list[dict[str, object]] = [
-        {"activation_checkpointing": None},
-        {"activation_checkpointing": None, "per_device_train_batch_size": 1, "gradient_accumulation_steps": effective},
-    ]
-    length = training.max_length
-    while length > 512:
+    own_card = CardConfig(vram_gib=config.card.vram_gib)
+    least_at_once: dict[str, object] = {
+        "activation_checkpointing": None,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": effective,
+    }
+
+    def fits(change: dict[str, object], quantization: QuantizationConfig | None) -> bool:
+        update = {"training": training.model_copy(update=change), "card": own_card, "quantization": quantization}
+        return choose(shapes, config.model_copy(update=update), room, fixed_shape=fixed_shape) is not None
+
+    def told(change: dict[str, object]) -> str:
+        changed = {key: value for key, value in change.items() if value != getattr(training, key)}
+        settings = [f"training.{key}={'null' if value is None else value}" for key, value in changed.items()]
+        if config.card.tokens_per_micro_batch is not None:
+            settings.append("card.tokens_per_micro_batch=null")
+        return f"It fits with {' '.join(f'--set {setting}' for setting in settings)}"
+
+    recomputing: dict[str, object] = {"activation_checkpointing": None}
+    for change in (recomputing, least_at_once):
+        if fits(change, config.quantization):
+            return told(change)
+    if config.quantization is None and fits(least_at_once, QuantizationConfig()):
+        return "Quantise the base model, which fits: see configs/sft_qlora.yaml"
+    length = training.max_length // 2
+    while length >= max(longest, 512):
+        change = {**least_at_once, "max_length": length}
+        if fits(change, config.quantization):
+            return f"{told(change)} (the longest row has {longest:,}; a step then has fewer tokens)"
         length //= 2
-        tries.append({**tries[1], "max_length": length})
-    for change in tries:
-        smaller = config.model_copy(
-            update={"training": training.model_copy(update=change), "card": CardConfig(vram_gib=config.card.vram_gib)}
-        )
-        if choose(shapes, smaller, room, fixed_shape=fixed_shape):
-            changed = {key: value for key, value in change.items() if value != getattr(training, key)}
-            settings = [f"training.{key}={'null' if value is None else value}" for key, value in changed.items()]
-            if config.card.tokens_per_micro_batch is not None:
-                settings.append("card.tokens_per_micro_batch=null")
-            return f"It fits with {' '.join(f'--set {setting}' for setting in settings)}"
-    if config.quantization is None:
-        return "Quantise the base model: see configs/sft_qlora.yaml"
-    return "Choose a smaller base model: see configs/models/"
+    return f"Choose a smaller base model (configs/models/), or leave out rows beyond some length (one has {longest:,})"
