@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from solotune.modeling import likelihood
 from solotune.modeling.chat import IGNORE, Encoded
-from solotune.modeling.likelihood import RowScore, fullest_pass, log_probabilities, loss, perplexity, score
+from solotune.modeling.likelihood import RowScore, fullest_passes, log_probabilities, loss, perplexity, score
 
 CONFIG = make_config(model={"name_or_path": "somewhere", "source": "folder", "dtype": "float32"})
 
@@ -110,10 +110,12 @@ def test_for_want_of_memory_fewer_tokens_go_at_once_and_no_row_is_lost_or_scored
         score(model, [*rows(), Encoded([5] * 200, [5] * 200)], config)
 
 
-def test_the_fullest_pass_is_the_one_with_the_most_tokens() -> None:
+def test_the_fullest_passes_have_the_most_tokens_and_the_most_labels() -> None:
     config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"max_length": 100})})
-    assert sum(len(row.input_ids) for row in fullest_pass(rows(), config)) == 99
-    assert fullest_pass(rows()[:1], config) == rows()[:1]
+    assert sum(len(row.input_ids) for row in fullest_passes(rows(), config)[0]) == 99
+    assert fullest_passes(rows()[:1], config) == [rows()[:1]]
+    long_prompt, long_answer = Encoded([5] * 100, [-100] * 99 + [5]), Encoded([6] * 90, [6] * 90)
+    assert fullest_passes([long_answer, long_prompt], config) == [[long_prompt], [long_answer]]
 
 
 def test_the_mode_of_the_model_is_left_as_it_was(tiny_model: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +18,13 @@ from solotune.artifacts.run_dir import RunDir
 from solotune.artifacts.run_manifest import Layout, Rehearsal
 from solotune.config.load import load
 from solotune.errors import MachineError
-from solotune.modeling import generate, rehearsal
+from solotune.modeling import card, generate, rehearsal
+from solotune.modeling.chat import IGNORE, Encoded
+from solotune.modeling.likelihood import fullest_passes
 from solotune.modeling.trainer import AdapterTrainer
 from solotune.stages import train
 from solotune.stages.train import ready
+from solotune.stages.train.inputs import read_inputs
 
 A, B = "20260101-000000-small-aaaaaa", "20260101-000001-small-bbbbbb"
 
@@ -75,6 +81,122 @@ def test_a_rehearsal_evaluates_answers_and_saves(prepared: Path, monkeypatch: py
     assert done[:4] == ["evaluate", "answer", "save", "train"]
 
 
+@dataclass
+class Tried:
+    """What a rehearsal gave to the model."""
+
+    packs: list[int] = field(default_factory=list)
+    """Tokens of each forward pass of the step."""
+    scored: list[list[Encoded]] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)
+    """Their lengths."""
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
+    found = Tried()
+    answer, score, loss = generate.generate, AdapterTrainer.score, AdapterTrainer.compute_loss
+
+    def noted_answer(model: Any, prompts: list[list[int]], *more: Any) -> Any:
+        found.prompts += [len(prompt) for prompt in prompts]
+        return answer(model, prompts, *more)
+
+    def noted_loss(trainer: Any, model: Any, batch: dict[str, Any], **more: Any) -> Any:
+        found.packs.append(int((batch["labels"] != IGNORE).sum()))
+        return loss(trainer, model, batch, **more)
+
+    monkeypatch.setattr(rehearsal, "generate", noted_answer)
+    monkeypatch.setattr(AdapterTrainer, "score", lambda *a: (found.scored.append(a[1]), score(*a))[1])
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", noted_loss)
+    monkeypatch.setattr(AdapterTrainer, "train", lambda *a, **k: None)
+    monkeypatch.setattr(train, "_finish", lambda *a: None)
+    return found
+
+
+def test_what_is_rehearsed_is_the_longest_there_is(prepared: Path, tried: Tried) -> None:
+    config = load(prepared, ["evaluation.max_new_tokens=300", "training.packing=false"])
+    inputs = read_inputs(config)
+    train.run(config, A)
+    by_length = sorted(inputs.train, key=lambda row: -len(row.input_ids))[: config.training.per_device_train_batch_size]
+    labels = sum(label != IGNORE for row in by_length for label in row.labels)
+    assert tried.packs == [labels, labels]
+    longest = max(len(row.input_ids) for row in inputs.val)
+    assert tried.prompts == [longest + 300]
+    assert tried.scored[0] == fullest_passes(inputs.val, config)[0]
+    assert sum(len(row.input_ids) for row in tried.scored[0]) > longest
+
+
+def test_a_step_that_fits_only_without_a_recording_is_made_without(
+    prepared: Path, tried: Tried, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recordings need a GPU: what stands in here says that giving one up gave memory back, once."""
+    gave_back = [True, False]
+    step = SimpleNamespace(launch=lambda: gave_back.pop(0), off=lambda: None)
+    monkeypatch.setattr(AdapterTrainer, "step", property(lambda _: step, lambda *_: None), raising=False)
+    monkeypatch.setattr(rehearsal, "_step", out_of_memory(1, lambda trainer: trainer.create_optimizer()))
+    monkeypatch.setattr(AdapterTrainer, "plain", lambda _: nullcontext())
+    train.run(load(prepared), A)
+    assert gave_back == [False]
+    assert "the step fits only without a recording of its launches" in capsys.readouterr().err
+    assert RunDir(Path("runs") / A).manifest().layout == Layout(2, 2, 0, fixed_shape=False)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_the_drivers_lack_of_memory_is_one_too(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: RuntimeError
+) -> None:
+    errors = [error]
+    loss = AdapterTrainer.compute_loss
+    monkeypatch.setattr(AdapterTrainer, "train", lambda *a, **k: None)
+    monkeypatch.setattr(train, "_finish", lambda *a: None)
+
+    def failing_once(*args: Any, **more: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return loss(*args, **more)
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", failing_once)
+    train.run(load(prepared), A)
+    assert "out of memory in the rehearsal" in capsys.readouterr().err
+
+
+def test_another_error_of_the_step_is_no_lack_of_memory(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("expected scalar type Float but found BFloat16")
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", wrong)
+    with pytest.raises(RuntimeError, match="scalar type"):
+        train.run(load(prepared), A)
+
+
+def test_memory_that_others_hold_is_told_before_anything_is_loaded(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load(prepared)
+    monkeypatch.setattr(card, "enforce", lambda _: 22.0 * card.GIB)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * card.GIB, 24 * card.GIB))
+    monkeypatch.setattr(ready, "_chosen", lambda *_: pytest.fail("far enough"))
+    on_gpu = config.model_copy(update={"device": "cuda"})
+    with pytest.raises(pytest.fail.Exception):
+        ready.make_ready(on_gpu, RunDir(Path("runs") / A), no_layout(), read_inputs(config), "")
+    said = capsys.readouterr().err
+    assert "other programs hold 2.0 GiB of the 22.0 GiB that training may take of the GPU: a step may fail" in said
+    monkeypatch.setattr(ready, "is_wsl", lambda: True)
+    with pytest.raises(pytest.fail.Exception):
+        ready.make_ready(on_gpu, RunDir(Path("runs") / A), no_layout(), read_inputs(config), "")
+    assert "WSL would put the rest into the PC's memory" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (23 * card.GIB, 24 * card.GIB))
+    with pytest.raises(pytest.fail.Exception):
+        ready.make_ready(on_gpu, RunDir(Path("runs") / A), no_layout(), read_inputs(config), "")
+    assert "other programs" not in capsys.readouterr().err
+
+
+def no_layout() -> Any:
+    return SimpleNamespace(layout=None, environment={})
+
+
 def test_out_of_memory_in_the_rehearsal_lowers_the_micro_batch_and_keeps_the_effective_one(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,9 +219,12 @@ def test_out_of_memory_in_the_rehearsal_lowers_the_micro_batch_and_keeps_the_eff
 
 
 def test_when_nothing_smaller_is_left_it_says_what_to_lower(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AdapterTrainer, "compute_loss", out_of_memory(9, AdapterTrainer.compute_loss))
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", out_of_memory(99, AdapterTrainer.compute_loss))
     with pytest.raises(MachineError, match=r"the smallest step of 'small' doesn't fit .* Lower training\.max_length"):
         train.run(load(prepared), A)
+    fixed = ["card.tokens_per_micro_batch=128", "training.packing=false", "training.max_length=128"]
+    with pytest.raises(MachineError, match=r"Leave card\.tokens_per_micro_batch out, which keeps the micro-batch"):
+        train.run(load(prepared, fixed), B)
 
 
 def test_a_run_that_goes_on_keeps_its_layout_and_doesnt_change_it_for_want_of_memory(

@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from solotune.config.schema import RunConfig
+from solotune.console import warn
 from solotune.modeling.base_model import autocast
 from solotune.modeling.chat import ChatEncoder
 
@@ -55,7 +56,7 @@ def answer(
     Args:
         model: with or without an adapter, in any mode.
         prompts: ids that end where the assistant has the word (`ChatEncoder.encode_prompt`), or within its answer.
-        on_rows: called with the number of rows done, after each batch.
+        on_rows: called with the number of rows done, after each batch. For want of memory batches become smaller.
         exactly: answer with max_new_tokens, none less: for a benchmark.
 
     Returns:
@@ -73,16 +74,41 @@ def answer(
         pad_token_id=encoder.pad_id,
         use_cache=True,
     )
-    for start in range(0, len(by_length), config.evaluation.batch_size):
-        numbers = by_length[start : start + config.evaluation.batch_size]
-        ids, mask = _left_padded([prompts[i] for i in numbers], encoder.pad_id, model.device)
-        with autocast(config):
-            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-        for i, sequence in zip(numbers, output[:, ids.shape[1] :].tolist(), strict=True):
-            answers[i] = Said.of(sequence, encoder)
-        on_rows(len(numbers))
-    model.train(was_training)
+    at_once = config.evaluation.batch_size
+    try:
+        while left := by_length[len(answers) :]:
+            numbers = left[:at_once]
+            try:
+                sequences = _batch(model, [prompts[i] for i in numbers], encoder, settings, config)
+            except torch.OutOfMemoryError:
+                if len(numbers) == 1:
+                    raise
+                sequences = None
+            if sequences is None:  # outside of `except`, whose traceback holds what is to be freed
+                at_once = len(numbers) // 2
+                warn(f"no GPU memory is left to answer {len(numbers)} rows at once; now {at_once}")
+                torch.cuda.empty_cache()
+                continue
+            answers |= {i: Said.of(ids, encoder) for i, ids in zip(numbers, sequences, strict=True)}
+            on_rows(len(numbers))
+    finally:
+        model.train(was_training)
     return [answers[i] for i in range(len(prompts))]
+
+
+def _batch(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    encoder: ChatEncoder,
+    settings: GenerationConfig,
+    config: RunConfig,
+) -> list[list[int]]:
+    """What follows each prompt."""
+    ids, mask = _left_padded(prompts, encoder.pad_id, model.device)
+    with autocast(config):
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    found: list[list[int]] = output[:, ids.shape[1] :].tolist()
+    return found
 
 
 def _left_padded(prompts: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

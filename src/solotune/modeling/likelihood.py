@@ -120,11 +120,16 @@ def _score_pass(
         start = end
 
 
-def fullest_pass(rows: Sequence[Encoded], config: RunConfig) -> list[Encoded]:
-    """Of the rows that `score` takes at once, those with the most tokens."""
+def fullest_passes(rows: Sequence[Encoded], config: RunConfig) -> list[list[Encoded]]:
+    """Of what `score` takes at once, the rows with the most tokens, and those with the most labels if they are others.
+
+    Activations go with the former, logits with the latter.
+    """
     passes = _passes(rows, tokens_at_once(config))
-    numbers = max(passes, key=lambda some: sum(len(rows[i].input_ids) for i in some))
-    return [rows[i] for i in numbers]
+    tokens = [len(row.input_ids) for row in rows]
+    labels = [sum(label != IGNORE for label in row.labels[1:]) for row in rows]
+    fullest = [max(passes, key=lambda some: sum(of[i] for i in some)) for of in (tokens, labels)]
+    return [[rows[i] for i in numbers] for numbers in fullest[: 1 if fullest[0] == fullest[1] else 2]]
 
 
 def _passes(rows: Sequence[Encoded], tokens: int) -> list[list[int]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -17,11 +19,11 @@ from solotune.artifacts.run_manifest import Rehearsal
 from solotune.console import warn
 from solotune.errors import MachineError
 from solotune.modeling import gpu_peak
-from solotune.modeling.chat import IGNORE, ChatEncoder, Encoded
+from solotune.modeling.chat import IGNORE, ChatEncoder
 from solotune.modeling.generate import generate
-from solotune.modeling.likelihood import fullest_pass
+from solotune.modeling.likelihood import fullest_passes
 from solotune.modeling.lora import save_adapter
-from solotune.modeling.trainer import AdapterTrainer
+from solotune.modeling.trainer import AdapterTrainer, lengths_of
 from solotune.modeling.training_state import generators, save_state, set_generators
 
 
@@ -68,7 +70,9 @@ def _step_in_memory(trainer: AdapterTrainer) -> Any:
     for _ in range(2):
         try:
             return _step(trainer)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # torch's own lack of memory, or the driver's
+            if "out of memory" not in str(error):
+                raise
             trainer.model.zero_grad()
             trainer.optimizer = None
         if not (trainer.step and trainer.step.launch()):
@@ -99,7 +103,8 @@ def _evaluate(trainer: AdapterTrainer) -> None:
     if not trainer.val_rows:
         return
     with _or_else("an evaluation", "training.max_length holds the longest row; lower it, or drop longer rows of val"):
-        trainer.score(fullest_pass(trainer.val_rows, trainer.config))
+        for rows in fullest_passes(trainer.val_rows, trainer.config):
+            trainer.score(rows)
 
 
 def _answer(trainer: AdapterTrainer, encoder: ChatEncoder) -> None:
@@ -107,20 +112,16 @@ def _answer(trainer: AdapterTrainer, encoder: ChatEncoder) -> None:
     evaluation = trainer.config.evaluation
     if not (evaluation.metrics or evaluation.metrics_by_tag):
         return
-    rows: Sequence[Encoded] = trainer.val_rows or trainer.rows
-    longest = max((row.input_ids for row in _some(rows)), key=len)
-    prompt = [*longest, *longest[: evaluation.max_new_tokens]]
+    rows = trainer.val_rows or trainer.rows
+    lengths = lengths_of(rows)
+    longest = rows[lengths.index(max(lengths))].input_ids
+    reach = getattr(trainer.model.config, "max_position_embeddings", None) or math.inf
+    prompt = [*islice(cycle(longest), int(min(len(longest) + evaluation.max_new_tokens, max(reach - 2, 1))))]
     at_once = evaluation.batch_size if trainer.config.device == "cuda" else 1  # memory isn't short there, time is
     smaller = trainer.config.model_copy(update={"evaluation": evaluation.model_copy(update={"max_new_tokens": 2})})
     fix = f"Lower evaluation.batch_size ({evaluation.batch_size}) or evaluation.max_new_tokens"
     with _or_else("answering", fix), trainer.plain():
         generate(trainer.model, [prompt] * at_once, encoder, smaller)
-
-
-def _some(rows: Sequence[Encoded]) -> Iterator[Encoded]:
-    """The first thousand: to look at all takes longer than it tells more."""
-    for i in range(min(len(rows), 1000)):
-        yield rows[i]
 
 
 def _save(trainer: AdapterTrainer, optimizer: Any) -> tuple[int, float]:

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from solotune.modeling.step.recorded import can_record, extent_class, rope_type
+from solotune.modeling import gpu_peak
+from solotune.modeling.step.recorded import RecordedDecoder, can_record, extent_class, rope_type
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,44 @@ def test_extents_fall_into_few_classes_and_never_shrink(extent: tuple[int, int],
     assert found == expected
     assert found[0] >= extent[0]
     assert found[1] >= extent[1]
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """A recording needs a GPU: here each attempt fails as `error` says, and the processor has no streams."""
+    for name in ("get_rng_state", "current_stream", "set_stream", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(gpu_peak, "idle", lambda _: None)
+    return []
+
+
+def decoder(attempts: list[tuple[int, int]], error: RuntimeError) -> RecordedDecoder:
+    class Failing(RecordedDecoder):
+        def _record(self, extent: tuple[int, int], inputs: list[torch.Tensor]) -> None:
+            attempts.append(extent)
+            raise error
+
+    def plain(ids: torch.Tensor, _positions: torch.Tensor, _ends: torch.Tensor, _extent: tuple[int, int]) -> Any:
+        return ids * 2
+
+    return Failing(plain, torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_without_memory_for_a_recording_packs_go_through_unrecorded_and_none_is_tried_again(
+    attempts: list[tuple[int, int]], error: RuntimeError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, ids = decoder(attempts, error), torch.arange(4)
+    for extent in ((1, 128), (1, 128), (4, 512)):
+        assert torch.equal(run(ids, ids, ids, extent), ids * 2)
+    assert attempts == [(1, 128)]
+    assert capsys.readouterr().err.count("no GPU memory is left to record the step's launches") == 1
+    assert not run.give_up(), "there was nothing to give back"
+
+
+def test_another_error_of_a_recording_isnt_taken_for_a_lack_of_memory(attempts: list[tuple[int, int]]) -> None:
+    run, ids = decoder(attempts, RuntimeError("operation not permitted when stream is capturing")), torch.arange(4)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        run(ids, ids, ids, (1, 128))

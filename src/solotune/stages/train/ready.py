@@ -51,6 +51,12 @@ def make_ready(
             "paged optimisers use memory that WSL moves to the PC's at will; adamw_8bit takes little more and is faster"
         )
     limit = card.enforce(config)
+    if config.device == "cuda" and (taken := card.held_by_others(limit)):
+        beyond = "WSL would put the rest into the PC's memory, several times slower" if is_wsl() else "a step may fail"
+        warn(
+            f"other programs hold {_gib(taken)} of the {_gib(limit)} that training may take of the GPU: {beyond}. "
+            "Close them (`nvidia-smi` lists some), or lower card.vram_gib"
+        )
     shapes = memory.shapes(inputs.base)
     layout = manifest.layout or _chosen(config, shapes, inputs, limit)
     _say_layout(config, layout, inputs)
@@ -104,10 +110,14 @@ def _next(config: RunConfig, shapes: memory.Shapes, layout: Layout, limit: float
         )
     following = smaller(shapes, config, layout, limit)
     if following is None:
-        raise MachineError(
-            f"the smallest step of {config.name!r} doesn't fit into {_gib(limit)}",
-            "Lower training.max_length or lora.r, or quantise the base model (configs/sft_qlora.yaml)",
-        )
+        ways = ["Lower training.max_length or lora.r"]
+        if config.card.tokens_per_micro_batch is not None:
+            ways.insert(0, "Leave card.tokens_per_micro_batch out, which keeps the micro-batch from being lowered")
+        if config.training.activation_checkpointing is False:
+            ways.insert(0, "Leave training.activation_checkpointing at null, so that layers can be computed again")
+        if config.quantization is None:
+            ways.append("quantise the base model (configs/sft_qlora.yaml)")
+        raise MachineError(f"the smallest step of {config.name!r} doesn't fit into {_gib(limit)}", "; ".join(ways))
     warn(
         f"out of memory in the rehearsal with {_words(config, layout)}; now {_words(config, following)}. "
         "The effective batch is the same"
