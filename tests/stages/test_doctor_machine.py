@@ -93,7 +93,7 @@ def disk_of(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=gib * GIB, total=gib * GIB, used=0))
 
 
-@pytest.mark.parametrize(("gib", "status"), [(4.9, "FAIL"), (5, "warn"), (39, "warn"), (40, "ok")])
+@pytest.mark.parametrize(("gib", "status"), [(4.9, "FAIL"), (5, "warn"), (59, "warn"), (60, "ok")])
 def test_disk(gib: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     disk_of(monkeypatch, gib)
     finding = machine.disk()

@@ -394,14 +394,14 @@ CASES
     check
     fails
     warns disk
-    says 'warn  disk — 30.0 GiB free at ~/solotune — image, base models and runs take about 40 GiB: make room, for instance with docker system prune'
+    says 'warn  disk — 30.0 GiB free at ~/solotune — image, base models and runs take about 60 GiB: make room, for instance with docker system prune'
 }
 
 @test "disk too small for the image" {
     disk_size 10G
     check
     fails disk
-    says 'FAIL  disk — 10.0 GiB free at ~/solotune — the image alone needs 15 GiB to build, 40 GiB in all: make room, for instance with docker system prune'
+    says 'FAIL  disk — 10.0 GiB free at ~/solotune — the image alone needs 15 GiB to build, 60 GiB in all: make room, for instance with docker system prune'
 }
 
 @test "drive C: full, where the distribution's disk is a file" {
@@ -409,7 +409,7 @@ CASES
     cp -R "$new/mnt/c/." "$root/mnt/c"
     check
     fails disk
-    says 'FAIL  disk — 9.0 GiB free at /mnt/c — the image alone needs 15 GiB to build, 40 GiB in all: make room, for instance with docker system prune'
+    says 'FAIL  disk — 9.0 GiB free at /mnt/c — the image alone needs 15 GiB to build, 60 GiB in all: make room, for instance with docker system prune'
 }
 
 @test "small /dev/shm; its fix mends it" {

@@ -23,7 +23,7 @@ from solotune.stages.doctor.finding import Finding, checked, failed, short
 _GIB = 2**30
 _MEMORY_GIB = 15
 """A VM of 16 GB shows 15.x."""
-_DISK_GIB, _DISK_LEAST_GIB = 40, 5
+_DISK_GIB, _DISK_LEAST_GIB = 60, 5
 _SHM_GIB = 1
 _PROBE = "#include <Python.h>\nint probe(void) { return PY_MAJOR_VERSION; }\n"
 
@@ -96,7 +96,7 @@ def disk(folder: Path = Path()) -> Finding:
     """Free space where runs are written."""
     free = shutil.disk_usage(folder).free / _GIB
     how = ", e.g. `docker system prune`" if inside() else ""
-    fix = f"An 8B model, its run and its export take up to {_DISK_GIB} GiB: make room{how}"
+    fix = f"The image, an 8B model, its run and its export take up to {_DISK_GIB} GiB: make room{how}"
     if free < _DISK_LEAST_GIB:
         return Finding("disk", "FAIL", f"{free:.1f} GiB free", fix)
     return Finding(
