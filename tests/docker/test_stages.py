@@ -258,7 +258,8 @@ def test_the_whole_pipeline_offline(ready: Checkout) -> None:
     done = ready.invoke("smoke")
     print(done.stdout[-1800:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert time.monotonic() - start < 1500
+    outside = float(os.environ.get("SMOKE_SECONDS", "0"))  # `.ci/run` timed it
+    assert time.monotonic() - start < max(1500, 1.5 * outside)
     run = newest_run(ready)
     report = json.loads((run / "eval_report.json").read_text())
     assert report["adapter"]["metrics"]["exact_match"]["value"] >= 0.8
