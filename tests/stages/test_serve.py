@@ -186,11 +186,18 @@ def test_a_web_page_of_another_name_gets_nothing(server: Server) -> None:
 def test_it_says_where_it_is_and_what_it_serves(server: Server) -> None:
     assert server.said[0].startswith("http://127.0.0.1:")
     assert f"{server.run_id}/export/merged" in server.said[1]
+    assert "at temperature 0 it answers as it was measured" in server.said[1]
 
 
-def test_ctrl_c_ends_it(exported: Path) -> None:
-    server = Server(exported, "")
+def test_measured_elsewhere_it_says_so_and_ctrl_c_ends_it(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.glob("runs/2*/export/export.json")
+    record = json.loads(file.read_text())
+    record["artefacts"]["merged"]["computed_in"] = "bfloat16 on cuda"
+    file.write_text(json.dumps(record))
+    server = Server(tmp_path, "")
     try:
+        assert "it was measured in bfloat16 on cuda and is served in bfloat16 on cpu" in server.said[1]
         assert server.end(signal.SIGINT) == 0
     finally:
         server.close()

@@ -71,6 +71,14 @@ def autocast(config: RunConfig) -> AbstractContextManager[None]:
     return context
 
 
+def computes_in(model: PreTrainedModel, config: RunConfig) -> str:
+    """Type and device, such as `bfloat16 on cuda`: with others the last digits of its figures differ."""
+    dtype: str = config.model.dtype
+    if dtype == "float32":  # nothing is cast: in what the weights have
+        dtype = str(model.dtype).removeprefix("torch.")
+    return f"{dtype} on {config.device}"
+
+
 def keep_cpu_gradients(model: torch.nn.Module) -> None:
     """Stops bitsandbytes 0.50 from repacking 4-bit weights for inference on AVX512-BF16 processors.
 

@@ -28,6 +28,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.config.schema import RunConfig
 from solotune.errors import ModelError
 from solotune.modeling import merged_model
+from solotune.modeling.base_model import computes_in
 from solotune.modeling.chat import ChatEncoder
 from solotune.modeling.chatting import Turn
 
@@ -37,7 +38,7 @@ _HOSTS = ["127.0.0.1", "localhost"]
 
 
 def application(folder: Path, name: str, config: RunConfig) -> FastAPI:
-    """The server as an ASGI application, with the model loaded.
+    """The server as an ASGI application, with the model loaded; `state.computes_in` says in what it computes.
 
     Args:
         folder: a merged model.
@@ -54,6 +55,7 @@ def application(folder: Path, name: str, config: RunConfig) -> FastAPI:
     app: FastAPI = build_server(manager, ChatCompletionHandler(manager, state), generation_state=state, **handlers)
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in _ROUTES]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS)
+    app.state.computes_in = manager.computes_in
     return app
 
 
@@ -71,6 +73,7 @@ class _OneModel(ModelManager):
 
     def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         model = merged_model.load(self._folder, self._config)
+        self.computes_in = computes_in(model, self._config)
         # OpenAI's defaults, and nothing that the base model came with: at temperature 0 it says what was measured.
         model.generation_config = GenerationConfig(
             do_sample=True, top_k=0, eos_token_id=sorted(self._encoder.stop_ids), pad_token_id=self._encoder.pad_id

@@ -12,6 +12,7 @@ import torch
 
 from solotune.config.schema import RunConfig
 from solotune.modeling import generate, likelihood
+from solotune.modeling.base_model import computes_in
 from solotune.modeling.chat import ChatEncoder, Encoded
 from solotune.modeling.generate import Said
 from solotune.modeling.likelihood import RowScore
@@ -56,11 +57,8 @@ class TorchSubject:
 
     @property
     def computes_in(self) -> str:
-        """Type and device, such as `bfloat16 on cuda`: with others the last digits of its figures differ."""
-        dtype: str = self._config.model.dtype
-        if dtype == "float32":  # nothing is cast: in what the weights have
-            dtype = str(self._model.dtype).removeprefix("torch.")
-        return f"{dtype} on {self._config.device}"
+        """See `base_model.computes_in`."""
+        return computes_in(self._model, self._config)
 
     def score(self, rows: Sequence[Encoded], on_rows: Callable[[int], None] = _nobody) -> list[RowScore]:
         """See `Subject.score`; several rows in one pass, none seeing another, without padding."""

@@ -29,11 +29,11 @@ def run(wanted: str, host: str, port: int) -> None:
         MachineError: the address can't be served.
     """
     run_dir = RunDir.find(RUNS, wanted)
-    merged = _proven(run_dir)
+    merged, computed_in = _proven(run_dir)
     _require_server()
     with _listening(host, port) as listening:
         try:
-            _serve(run_dir, merged, listening)
+            _serve(run_dir, merged, computed_in, listening)
         except KeyboardInterrupt:
             return
         except Interrupted as stop:
@@ -51,11 +51,11 @@ def print_vllm(wanted: str, port: int) -> None:
     run_dir = RunDir.find(RUNS, wanted)
     manifest, _ = run_dir.finished()
     config = load(run_dir.config_of(manifest))
-    print(vllm.command(run_dir, config, _proven(run_dir) if config.quantization else None, port))
+    print(vllm.command(run_dir, config, _proven(run_dir)[0] if config.quantization else None, port))
 
 
-def _proven(run_dir: RunDir) -> Path:
-    """The merged model, as `export` wrote and measured it."""
+def _proven(run_dir: RunDir) -> tuple[Path, str | None]:
+    """The merged model, as `export` wrote and measured it, and in what it was measured where that is known."""
     make_it = f"`invoke export --run {run_dir.run_id} --merge` writes and proves one"
     record = run_dir.exported()
     merged = record.artefacts.get("merged") if record else None
@@ -68,10 +68,10 @@ def _proven(run_dir: RunDir) -> Path:
             f"{folder} isn't what was exported: {'; '.join(damage)}",
             f"Delete {run_dir.export} and export again",
         )
-    return folder
+    return folder, merged.computed_in
 
 
-def _serve(run_dir: RunDir, merged: Path, listening: socket.socket) -> None:
+def _serve(run_dir: RunDir, merged: Path, computed_in: str | None, listening: socket.socket) -> None:
     import uvicorn
 
     from solotune.modeling import card, determinism, serving
@@ -82,10 +82,19 @@ def _serve(run_dir: RunDir, merged: Path, listening: socket.socket) -> None:
     app = serving.application(merged, run_dir.run_id, config)
     # 0.0.0.0 is where a container listens; it is no address to open.
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-    say(f"{address} (OpenAI's API; Ctrl-C ends it)")
-    say(f"model {run_dir.run_id} is {merged}; at temperature 0 it answers as it was measured")
+    here, answers = app.state.computes_in, "at temperature 0 it answers as it was measured"
+    if computed_in not in (None, here):
+        answers = f"it was measured in {computed_in} and is served in {here}, where near ties can go the other way"
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            # Not before: until here a Ctrl-C would hit whatever is being set up.
+            say(f"{address} (OpenAI's API; Ctrl-C ends it)")
+            say(f"model {run_dir.run_id} is {merged}; {answers}")
+
     settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SECONDS_FOR_THE_LAST_ANSWERS)
-    uvicorn.Server(settings).run(sockets=[listening])
+    Server(settings).run(sockets=[listening])
 
 
 def _require_server() -> None:
