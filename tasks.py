@@ -85,7 +85,7 @@ def prepare(
 @task(
     help={
         **_OF_CONFIG,
-        "vram": "plan for a GPU of this many GiB",
+        "vram": "plan for a GPU that is sold with so many GB, not the one here",
     },
     iterable=["set"],
     positional=[],

@@ -55,6 +55,7 @@ if [[ $part == first ]]; then
     python3 -P -m solotune fetch "${given[@]}"
     python3 -P -m solotune prepare "${given[@]}"
     python3 -P -m solotune plan "${given[@]}" --vram 24
+    python3 -P -m solotune plan "${given[@]}"
     clock
     watched train "${given[@]}"
     clock

@@ -60,7 +60,9 @@ def _add_from_rows_to_adapter(commands: _Commands) -> None:
     how.add_argument("--check", action="store_true", help="verify the splits that are there, and write nothing")
     how.add_argument("--show", metavar="ID", help="print one row as tokens, with what is trained marked")
     plan = commands.add_for_config("plan", "will it fit, how many steps, how long")
-    plan.add_argument("--vram", type=float, metavar="GIB", help="plan for a card of this size instead of the one here")
+    plan.add_argument(
+        "--vram", type=float, metavar="GB", help="plan for a card that is sold with so many GB, not the one here"
+    )
     train = commands.add_for_config("train", "splits -> adapter", required=False)
     train.add_argument("--resume", metavar="RUN", help="go on with an unfinished run")
     train.add_argument("--run-id", help=argparse.SUPPRESS)

@@ -115,7 +115,8 @@ def _prepare(arguments: Arguments) -> None:
 
 def _plan(arguments: Arguments) -> None:
     config = _config(arguments)
-    _offline("cpu")  # shapes only: the GPU stays untouched
+    # Only its size is asked for; with --vram the GPU isn't looked at.
+    _offline(config.device if arguments.vram is None else "cpu")
     _tell_loading()
     from solotune.stages import plan
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tests.helpers import LLAMA_8B
 from tests.tiny import make_tokenizer
 
-from solotune import cli
+from solotune import cli, environment
 from solotune.artifacts.run_dir import RunDir
 from solotune.stages import plan
 
@@ -77,17 +80,29 @@ def test_what_doesnt_fit_says_the_nearest_setting_that_does(large: Path, capsys:
     advice = re.search(r"It fits with --set (training\.max_length=\d+)", said)
     assert advice is not None
     assert "fits: " in planned(capsys, "--vram", "8.5", "--set", advice[1])
-    assert "Quantise the base model" in planned(capsys, "--vram", "16", "--set", "quantization=null", code=2)
     assert "Choose a smaller base model" in planned(capsys, "--vram", "6", code=2)
 
 
-def test_no_length_is_advised_that_a_row_doesnt_fit_into(
+@pytest.mark.parametrize("vram", ["16", "8.5"])
+def test_lora_is_told_to_quantise_and_with_what_else_it_fits_then(
+    large: Path, capsys: pytest.CaptureFixture[str], vram: str
+) -> None:
+    lora = ("--vram", vram, "--set", "quantization=null", "--set", "training.activation_checkpointing=false")
+    said = planned(capsys, *lora, code=2)
+    settings = re.search(r"It fits with ((?:--set \S+ ?)+)", said)
+    assert settings is not None, said
+    assert settings[1].startswith("--set quantization.load_in_4bit=true --set training.activation_checkpointing=null")
+    assert ("training.max_length" in settings[1]) == (vram == "8.5")
+    assert "fits: " in planned(capsys, "--vram", vram, *settings[1].split())
+
+
+def test_a_length_that_a_row_doesnt_fit_into_comes_with_what_becomes_of_the_row(
     large: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "lengths_of", lambda _: [40, 1900])
     said = planned(capsys, "--vram", "8.5", code=2)
-    assert "--set training.max_length" not in said
-    assert "leave out rows beyond some length (one has 1,900)" in said
+    assert "--set dataset.on_overflow=drop, without longer rows (the longest row has 1,900 tokens)" in said
+    assert "on_overflow" not in planned(capsys, "--vram", "6", code=2), "no length helps there"
 
 
 def test_each_token_counts_once_an_epoch_however_full_its_last_step_is(
@@ -116,7 +131,7 @@ def test_time_is_told_from_a_run_with_the_same_settings_or_says_in_what_it_diffe
 ) -> None:
     assert cli.main(["fetch", "--config", "small.yaml"]) == 0
     assert cli.main(["prepare", "--config", "small.yaml"]) == 0
-    assert "time: no run of this model on this machine yet" in planned(capsys)
+    assert "time: no run of this model on this kind of machine yet" in planned(capsys)
     short = ("--set", "training.eval_steps=0", "--set", "training.max_steps=2")
     same, other = "20260101-000000-small-aaaaaa", "20260101-000001-small-bbbbbb"
     assert cli.main(["train", "--config", "small.yaml", *short, "--run-id", same]) == 0
@@ -125,6 +140,21 @@ def test_time_is_told_from_a_run_with_the_same_settings_or_says_in_what_it_diffe
     assert f"at the {outcome.tokens / outcome.seconds:,.0f} tokens/s of run {same}; evaluation apart" in planned(capsys)
     said = planned(capsys, "--set", "lora.r=2", "--set", "training.max_length=256")
     assert f"of run {other}, which differs in training.max_length; evaluation apart" in said
+
+
+def test_without_vram_the_plan_is_for_the_card_that_is_here_as_cuda_shows_it(
+    large: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA shows none where CUDA_VISIBLE_DEVICES is empty, as the stages that need no GPU have it."""
+    monkeypatch.setattr(environment, "nvidia_smi", lambda _: [["NVIDIA GeForce RTX 4090", "24564 MiB", "580.95"]])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # those before it were processes of their own
+    shown = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=int(23.65 * 2**30))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != "")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: shown)
+    said = planned(capsys)
+    assert re.search(r"fits: 1\d\.\d of 22\.1 GiB that NVIDIA GeForce RTX 4090 has to give", said)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "torch sees none. `invoke doctor` says why; `--vram 24` plans for a card" in planned(capsys, code=2)
 
 
 def test_a_card_allows_no_more_than_it_has(large: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,9 +31,10 @@ def allowed(config: RunConfig, total_bytes: float) -> float:
 
 
 def of_size(gigabytes: float) -> float:
-    """Bytes that CUDA shows of a card that is sold with so many; the driver keeps the rest for itself.
+    """Bytes that CUDA shows of a card without ECC that is sold with so many GB; the driver keeps the rest for itself.
 
-    Of 24 it shows 23.65 GiB, of 12 11.76, of 80 79.1 on Linux: torch's out-of-memory messages say so.
+    Of 24 it shows 23.65 GiB, of 12 11.76 on Linux, as torch's out-of-memory messages say. With ECC it is less by a
+    sixteenth.
     """
     return 0.98 * gigabytes * GIB
 
@@ -44,19 +45,28 @@ def here() -> tuple[str, float]:
     Raises:
         MachineError: there is none.
     """
-    if not torch.cuda.is_available():
-        raise MachineError(
-            "the config asks for a CUDA GPU (device: cuda) and torch sees none",
-            "`invoke doctor` says why; `--vram 24` plans for a card that isn't here",
-        )
+    require("`--vram 24` plans for a card that isn't here")
     found = torch.cuda.get_device_properties(0)
     return found.name, found.total_memory
 
 
-def held_by_others(limit: float) -> float:
-    """Bytes that are lacking to what a stage may take, before it has taken any: another program has them."""
-    free, _ = torch.cuda.mem_get_info()
-    return max(0.0, limit - free)
+def require(way: str) -> None:
+    """Raises MachineError, with a way out, where torch sees no GPU."""
+    if not torch.cuda.is_available():
+        raise MachineError(
+            "the config asks for a CUDA GPU (device: cuda) and torch sees none", f"`invoke doctor` says why; {way}"
+        )
+
+
+def free() -> float:
+    """Bytes of the GPU that nobody has, other programs included."""
+    return float(torch.cuda.mem_get_info()[0])
+
+
+def is_lack_of_memory(error: RuntimeError) -> bool:
+    """Whether it is torch's own, the driver's or cuBLAS'; they have no class in common."""
+    told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)
 
 
 def enforce(config: RunConfig) -> float:

@@ -9,6 +9,7 @@ from transformers import set_seed
 
 from solotune.config.schema import RunConfig
 from solotune.errors import MachineError
+from solotune.modeling import card
 
 
 def not_covered(config: RunConfig) -> list[str]:
@@ -33,11 +34,8 @@ def start(config: RunConfig, threads: int | None = None) -> None:
     Raises:
         MachineError: the config asks for a GPU and there is none, or CUDA was started before this call.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise MachineError(
-            f"config {config.name!r} asks for a CUDA GPU (device: cuda) and torch sees none",
-            "`invoke doctor` says why; `--set device=cpu` runs small models without one",
-        )
+    if config.device == "cuda":
+        card.require("`--set device=cpu` runs small models without one")
     if threads and config.device == "cpu":
         torch.set_num_threads(threads)
     set_seed(config.seed)

@@ -110,7 +110,7 @@ def _say_time(config: RunConfig, tokens: float) -> None:
     say(f"tokens: {tokens:,.0f} in all steps")
     found = min(_rates(config), key=lambda one: len(one[2]), default=None)
     if found is None:
-        say("time: no run of this model on this machine yet to tell a rate from")
+        say("time: no run of this model on this kind of machine yet to tell a rate from")
         return
     run_id, rate, others = found
     but = f", which differs in {', '.join(others)}" if others else ""
@@ -160,33 +160,37 @@ def _advice(config: RunConfig, shapes: memory.Shapes, room: float, longest: int,
     training = config.training
     effective = training.per_device_train_batch_size * training.gradient_accumulation_steps
     own_card = CardConfig(vram_gib=config.card.vram_gib)
-    least_at_once: dict[str, object] = {
-        "activation_checkpointing": None,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": effective,
-    }
+    recomputing: dict[str, object] = {"activation_checkpointing": None}
+    smallest = {**recomputing, "per_device_train_batch_size": 1, "gradient_accumulation_steps": effective}
 
     def fits(change: dict[str, object], quantization: QuantizationConfig | None) -> bool:
         update = {"training": training.model_copy(update=change), "card": own_card, "quantization": quantization}
         return choose(shapes, config.model_copy(update=update), room, fixed_shape=fixed_shape) is not None
 
-    def told(change: dict[str, object]) -> str:
+    def told(change: dict[str, object], quantization: QuantizationConfig | None) -> str:
         changed = {key: value for key, value in change.items() if value != getattr(training, key)}
         settings = [f"training.{key}={'null' if value is None else value}" for key, value in changed.items()]
         if config.card.tokens_per_micro_batch is not None:
             settings.append("card.tokens_per_micro_batch=null")
+        if quantization != config.quantization:
+            settings.insert(0, "quantization.load_in_4bit=true")
         return f"It fits with {' '.join(f'--set {setting}' for setting in settings)}"
 
-    recomputing: dict[str, object] = {"activation_checkpointing": None}
-    for change in (recomputing, least_at_once):
-        if fits(change, config.quantization):
-            return told(change)
-    if config.quantization is None and fits(least_at_once, QuantizationConfig()):
-        return "Quantise the base model, which fits: see configs/sft_qlora.yaml"
+    ways = [config.quantization] if config.quantization else [None, QuantizationConfig()]
+    for quantization in ways:
+        for change in (recomputing, smallest):
+            if fits(change, quantization):
+                return told(change, quantization)
     length = training.max_length // 2
-    while length >= max(longest, 512):
-        change = {**least_at_once, "max_length": length}
-        if fits(change, config.quantization):
-            return f"{told(change)} (the longest row has {longest:,}; a step then has fewer tokens)"
+    while length >= 512:
+        for quantization in ways:
+            change = {**smallest, "max_length": length}
+            if fits(change, quantization):
+                shorter = f"the longest row has {longest:,} tokens"
+                if longest > length:
+                    return (
+                        f"{told(change, quantization)} --set dataset.on_overflow=drop, without longer rows ({shorter})"
+                    )
+                return f"{told(change, quantization)} ({shorter}; a step then has fewer)"
         length //= 2
-    return f"Choose a smaller base model (configs/models/), or leave out rows beyond some length (one has {longest:,})"
+    return "Choose a smaller base model: see configs/models/"

@@ -88,7 +88,7 @@ def run(config: RunConfig, run_id: str | None = None, trial: Trial | None = None
         locks.enter_context(held(run_dir.path, f"train (run {run_dir.run_id})"))
         say(f"run {run_dir.run_id}")
         if not (trial or like) and (keys := precision.slow_here(config)):
-            warn(f"{precision.SLOW}; {' and '.join(f'`{key}: auto`' for key in keys)} would be what is fast")
+            warn(f"{precision.SLOW}; {' and '.join(f'`{key}: auto`' for key in keys)} takes what is fast here")
         _train(config, run_dir, manifest, inputs, None, trial, go_on)
     return run_dir
 
@@ -319,7 +319,7 @@ def _refuse_other_config(run_dir: RunDir, own: RunConfig, given: RunConfig) -> N
                 f"{k}: run {run_dir.run_id} has {ours.get(k)!r}, the config given says {theirs.get(k)!r}"
                 for k in differing
             ]
-            + ["A resume continues the run's own config, without `auto`: leave --config out, or start a new run"]
+            + ["A resume keeps the run's own config, with every `auto` settled: leave --config out, or start anew"]
         )
 
 

@@ -25,6 +25,8 @@ from solotune.modeling.step import why_not
 from solotune.modeling.trainer import AdapterTrainer
 from solotune.stages.train.inputs import Inputs
 
+_TELLING = 0.25 * card.GIB
+"""Less than that is no shortage to speak of."""
 _LOWERED = (
     "the micro-batch was lowered in the rehearsal for want of memory: where more is free, another one is chosen, "
     "and the last bits differ"
@@ -51,11 +53,11 @@ def make_ready(
             "paged optimisers use memory that WSL moves to the PC's at will; adamw_8bit takes little more and is faster"
         )
     limit = card.enforce(config)
-    if config.device == "cuda" and (taken := card.held_by_others(limit)):
+    if config.device == "cuda" and (free := card.free()) < limit - _TELLING:
         beyond = "WSL would put the rest into the PC's memory, several times slower" if is_wsl() else "a step may fail"
         warn(
-            f"other programs hold {_gib(taken)} of the {_gib(limit)} that training may take of the GPU: {beyond}. "
-            "Close them (`nvidia-smi` lists some), or lower card.vram_gib"
+            f"{_gib(free)} of the GPU are free, and training may take {_gib(limit)}: {beyond}. Close other programs "
+            "(`nvidia-smi` lists some), or lower card.vram_gib"
         )
     shapes = memory.shapes(inputs.base)
     layout = manifest.layout or _chosen(config, shapes, inputs, limit)
@@ -110,14 +112,17 @@ def _next(config: RunConfig, shapes: memory.Shapes, layout: Layout, limit: float
         )
     following = smaller(shapes, config, layout, limit)
     if following is None:
-        ways = ["Lower training.max_length or lora.r"]
+        ways = ["lower training.max_length or lora.r"]
         if config.card.tokens_per_micro_batch is not None:
-            ways.insert(0, "Leave card.tokens_per_micro_batch out, which keeps the micro-batch from being lowered")
-        if config.training.activation_checkpointing is False:
-            ways.insert(0, "Leave training.activation_checkpointing at null, so that layers can be computed again")
+            ways.insert(0, "leave out card.tokens_per_micro_batch, for which the micro-batch couldn't be lowered")
+        if config.device == "cuda" and config.training.activation_checkpointing is False:
+            ways.insert(0, "leave training.activation_checkpointing at null, so that layers can be computed again")
         if config.quantization is None:
             ways.append("quantise the base model (configs/sft_qlora.yaml)")
-        raise MachineError(f"the smallest step of {config.name!r} doesn't fit into {_gib(limit)}", "; ".join(ways))
+        how = ", or ".join(ways)
+        raise MachineError(
+            f"the smallest step of {config.name!r} doesn't fit into {_gib(limit)}", how[0].upper() + how[1:]
+        )
     warn(
         f"out of memory in the rehearsal with {_words(config, layout)}; now {_words(config, following)}. "
         "The effective batch is the same"
