@@ -13,7 +13,7 @@ from solotune.artifacts.model_dir import ModelDir
 from solotune.artifacts.run_manifest import Layout
 from solotune.config.schema import RunConfig
 from solotune.modeling.layout import candidates, choose, smaller
-from solotune.modeling.memory import Shapes, estimate, shapes
+from solotune.modeling.memory import _IDLE_IN_A_RECORDING, _OF_A_RECORDING, Shapes, estimate, shapes
 
 GIB = 2**30
 ROOT = Path(__file__).parent.parent.parent
@@ -169,7 +169,8 @@ def test_a_fit_that_leaves_a_case_or_a_model_out_predicts_it_as_well(tmp_path: P
         for without in ([c for c in cases if c[0] != name], [c for c in cases if c[1] != shape]):
             share, constant = found_from(without)
             errors.append((rest + share * activations + constant * GIB) / case["measured_bytes"] - 1)
-        assert recorded == pytest.approx(0.035 * activations + 0.38 * GIB)
+        assert recorded == pytest.approx(_IDLE_IN_A_RECORDING * activations + _OF_A_RECORDING)
+    assert found_from(cases) == pytest.approx([_IDLE_IN_A_RECORDING, _OF_A_RECORDING / GIB], rel=0.05)
     assert min(errors) >= -0.021
     assert max(errors) <= 0.02
 

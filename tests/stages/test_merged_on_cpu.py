@@ -57,12 +57,16 @@ def test_evaluate_says_so_beforehand_and_does_it(
     assert "the merged model takes 0.0 GiB, and 1.5 of the GPU may be used: it is" in capsys.readouterr().out
 
 
-def test_export_does_it(run_dir: RunDir, loaded_on: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("fast", "computed_in"), [(True, "bfloat16 on cpu"), (False, "float32 on cpu")])
+def test_export_does_it_and_says_in_what(
+    run_dir: RunDir, loaded_on: list[str], monkeypatch: pytest.MonkeyPatch, fast: bool, computed_in: str
+) -> None:
+    monkeypatch.setattr(merged_model, "has_fast_bfloat16", lambda: fast)
     monkeypatch.setattr(Yardstick, "hold", lambda *_: (loaded_on.append("held"), MERGED.artefact)[1])
     anything = cast("Any", SimpleNamespace(config=CONFIG, encoder=None))
     measured = Yardstick(anything, anything, anything, anything).measure_merged("m", run_dir.export / "merged", {})
     assert loaded_on == ["cpu", "held"]
-    assert measured.computed_in in ("bfloat16 on cpu", "float32 on cpu")  # as the processor is
+    assert measured.computed_in == computed_in
 
 
 class _Rows:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from solotune.config.schema import RunConfig
 from solotune.console import warn
+from solotune.modeling import card
 from solotune.modeling.base_model import autocast
 from solotune.modeling.chat import ChatEncoder
 
@@ -80,8 +81,8 @@ def answer(
             numbers = left[:at_once]
             try:
                 sequences = _batch(model, [prompts[i] for i in numbers], encoder, settings, config)
-            except torch.OutOfMemoryError:
-                if len(numbers) == 1:
+            except RuntimeError as error:
+                if len(numbers) == 1 or not card.is_lack_of_memory(error):
                     raise
                 sequences = None
             if sequences is None:  # outside of `except`, whose traceback holds what is to be freed

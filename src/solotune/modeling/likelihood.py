@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from solotune.config.schema import RunConfig
+from solotune.modeling import card
 from solotune.modeling.base_model import autocast
 from solotune.modeling.chat import IGNORE, Encoded
 from solotune.modeling.packing import collate, join, pack
@@ -92,11 +93,11 @@ def _score(
     while len(scores) < len(rows):
         left = [i for i in range(len(rows)) if i not in scores]
         try:
-            for numbers in _passes([rows[i] for i in left], tokens):
+            for numbers in _passes([len(rows[i].input_ids) for i in left], tokens):
                 _score_pass(model, rows, [left[n] for n in numbers], config, scores)
                 on_rows(len(numbers))
-        except torch.OutOfMemoryError:
-            if tokens <= config.training.max_length:
+        except RuntimeError as error:
+            if tokens <= config.training.max_length or not card.is_lack_of_memory(error):
                 raise
             tokens = max(tokens // 2, config.training.max_length)
     return [scores[i] for i in range(len(rows))]
@@ -125,16 +126,16 @@ def fullest_passes(rows: Sequence[Encoded], config: RunConfig) -> list[list[Enco
 
     Activations go with the former, logits with the latter.
     """
-    passes = _passes(rows, tokens_at_once(config))
-    tokens = [len(row.input_ids) for row in rows]
-    labels = [sum(label != IGNORE for label in row.labels[1:]) for row in rows]
+    # One look at each row: of half a million rows a second takes long.
+    sizes = [(len(row.input_ids), len(row.labels) - row.labels.count(IGNORE)) for row in rows]
+    tokens, labels = [size[0] for size in sizes], [size[1] for size in sizes]
+    passes = _passes(tokens, tokens_at_once(config))
     fullest = [max(passes, key=lambda some: sum(of[i] for i in some)) for of in (tokens, labels)]
     return [[rows[i] for i in numbers] for numbers in fullest[: 1 if fullest[0] == fullest[1] else 2]]
 
 
-def _passes(rows: Sequence[Encoded], tokens: int) -> list[list[int]]:
+def _passes(lengths: list[int], tokens: int) -> list[list[int]]:
     """Numbers of rows, a list for each forward pass of so many tokens."""
-    lengths = [len(row.input_ids) for row in rows]
     return pack(lengths, max(tokens, max(lengths, default=0)), seed=0)
 
 

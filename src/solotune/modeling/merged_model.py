@@ -1,4 +1,4 @@
-"""A merged model to be measured and served, both in the same type; on the GPU where that has room for it."""
+"""A merged model to be measured or served: on the GPU where that has room for it, in the type that is fast there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import torch
 from transformers import PreTrainedModel
 
 from solotune.artifacts.model_dir import ModelDir
@@ -47,7 +46,9 @@ def merged_subject(folder: Path, encoder: ChatEncoder, config: RunConfig, fix: s
     try:
         subject = TorchSubject(load(folder, where), encoder, where)
         yield subject
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not card.is_lack_of_memory(error):
+            raise
         raise MachineError("the merged model doesn't fit into the GPU's memory while it is measured", fix) from error
     finally:
         if subject:

@@ -18,7 +18,7 @@ from solotune.artifacts.files import fsync_file, record_files, staged_name
 from solotune.artifacts.run_manifest import Rehearsal
 from solotune.console import warn
 from solotune.errors import MachineError
-from solotune.modeling import gpu_peak
+from solotune.modeling import card, gpu_peak
 from solotune.modeling.chat import IGNORE, ChatEncoder
 from solotune.modeling.generate import generate
 from solotune.modeling.likelihood import fullest_passes
@@ -70,8 +70,8 @@ def _step_in_memory(trainer: AdapterTrainer) -> Any:
     for _ in range(2):
         try:
             return _step(trainer)
-        except RuntimeError as error:  # torch's own lack of memory, or the driver's
-            if "out of memory" not in str(error):
+        except RuntimeError as error:
+            if not card.is_lack_of_memory(error):
                 raise
             trainer.model.zero_grad()
             trainer.optimizer = None
@@ -108,7 +108,7 @@ def _evaluate(trainer: AdapterTrainer) -> None:
 
 
 def _answer(trainer: AdapterTrainer, encoder: ChatEncoder) -> None:
-    """As many prompts as `evaluate` answers at once, as long as prompt and answer can get, and two tokens more."""
+    """As many prompts as `evaluate` answers at once, or fit, as long as prompt and answer can get; two tokens more."""
     evaluation = trainer.config.evaluation
     if not (evaluation.metrics or evaluation.metrics_by_tag):
         return
@@ -119,7 +119,7 @@ def _answer(trainer: AdapterTrainer, encoder: ChatEncoder) -> None:
     prompt = [*islice(cycle(longest), int(min(len(longest) + evaluation.max_new_tokens, max(reach - 2, 1))))]
     at_once = evaluation.batch_size if trainer.config.device == "cuda" else 1  # memory isn't short there, time is
     smaller = trainer.config.model_copy(update={"evaluation": evaluation.model_copy(update={"max_new_tokens": 2})})
-    fix = f"Lower evaluation.batch_size ({evaluation.batch_size}) or evaluation.max_new_tokens"
+    fix = f"Lower evaluation.max_new_tokens ({evaluation.max_new_tokens}), or leave out the longest rows of val"
     with _or_else("answering", fix), trainer.plain():
         generate(trainer.model, [prompt] * at_once, encoder, smaller)
 
@@ -147,7 +147,9 @@ def _save(trainer: AdapterTrainer, optimizer: Any) -> tuple[int, float]:
 def _or_else(what: str, fix: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not card.is_lack_of_memory(error):
+            raise
         raise MachineError(f"{what} on the longest rows doesn't fit into the GPU's memory", fix) from error
 
 

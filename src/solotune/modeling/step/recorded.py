@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from solotune.console import warn
-from solotune.modeling import gpu_peak
+from solotune.modeling import card, gpu_peak
 
 _EXACT = 4
 """Up to this many rows aren't rounded: empty ones cost FlashAttention's deterministic backward pass parallelism, except
@@ -140,8 +140,8 @@ class RecordedDecoder:
         try:
             gpu_peak.idle(0)  # its tensors lie where those of the others lay
             self._record(extent, inputs)
-        except RuntimeError as error:  # torch's own lack of memory, or the driver's
-            if "out of memory" not in str(error):
+        except RuntimeError as error:
+            if not card.is_lack_of_memory(error):
                 raise
             self._no_room = True
         if self._no_room:  # outside of `except`, whose traceback holds what is to be freed

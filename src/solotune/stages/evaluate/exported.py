@@ -114,9 +114,6 @@ def opened(run_dir: RunDir, one: Exported, encoder: ChatEncoder, config: RunConf
         finally:
             gguf.close()
         return
-    fix = (
-        f"`--set evaluation.batch_size=N` asks fewer prompts at once than {config.evaluation.batch_size}; "
-        "`--no-exports` measures without it"
-    )
+    fix = "`--set evaluation.max_new_tokens=N` asks for shorter answers; `--no-exports` measures without it"
     with merged_subject(folder, encoder, config, fix) as merged:
         yield merged
