@@ -16,7 +16,7 @@ import pytest
 from tests.docker.conftest import IMAGE, Checkout, docker
 from tests.stages.hub import COMMIT, Hub, serving
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
 SHORT = ("--set", "training.max_steps=12", "--set", "training.save_steps=50", "--set", "training.eval_steps=50")
 
