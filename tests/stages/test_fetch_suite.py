@@ -15,7 +15,8 @@ from tests.stages.hub import COMMIT, Hub, serving
 from solotune.artifacts.run_dir import RunDir
 from solotune.artifacts.suite_data import SuiteData
 
-pytestmark = pytest.mark.slow  # importing lm-evaluation-harness takes long, and every command is a process
+# Importing lm-evaluation-harness takes long, and every command is a process.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SMALL = "evaluation.suite={tasks: [arc_easy], limit: 6}"
 ROOT = Path("data/hub/suite")
