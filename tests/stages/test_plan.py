@@ -131,15 +131,18 @@ def test_time_is_told_from_a_run_with_the_same_settings_or_says_in_what_it_diffe
 ) -> None:
     assert cli.main(["fetch", "--config", "small.yaml"]) == 0
     assert cli.main(["prepare", "--config", "small.yaml"]) == 0
-    assert "time: no run of this model on this kind of machine yet" in planned(capsys)
+    assert "time: not known yet" in planned(capsys)
     short = ("--set", "training.eval_steps=0", "--set", "training.max_steps=2")
     same, other = "20260101-000000-small-aaaaaa", "20260101-000001-small-bbbbbb"
     assert cli.main(["train", "--config", "small.yaml", *short, "--run-id", same]) == 0
     assert cli.main(["train", "--config", "small.yaml", *short, "--run-id", other, "--set", "lora.r=2"]) == 0
     outcome = RunDir(Path("runs") / same).finished()[1]
-    assert f"at the {outcome.tokens / outcome.seconds:,.0f} tokens/s of run {same}; evaluation apart" in planned(capsys)
+    assert (
+        f"at the {outcome.tokens / outcome.seconds:,.0f} tokens/s of run {same}; loading and evaluation apart"
+        in planned(capsys)
+    )
     said = planned(capsys, "--set", "lora.r=2", "--set", "training.max_length=256")
-    assert f"of run {other}, which differs in training.max_length; evaluation apart" in said
+    assert f"of run {other}, which differs in training.max_length; loading and evaluation apart" in said
 
 
 def test_without_vram_the_plan_is_for_the_card_that_is_here_as_cuda_shows_it(

@@ -110,11 +110,12 @@ def _say_time(config: RunConfig, tokens: float) -> None:
     say(f"tokens: {tokens:,.0f} in all steps")
     found = min(_rates(config), key=lambda one: len(one[2]), default=None)
     if found is None:
-        say("time: no run of this model on this kind of machine yet to tell a rate from")
+        say("time: not known yet: there is no earlier run of this model on this kind of machine")
         return
     run_id, rate, others = found
     but = f", which differs in {', '.join(others)}" if others else ""
-    say(f"time: about {duration(tokens / rate)} at the {rate:,.0f} tokens/s of run {run_id}{but}; evaluation apart")
+    at = f"at the {rate:,.0f} tokens/s of run {run_id}{but}; loading and evaluation apart"
+    say(f"time: about {duration(tokens / rate)} {at}")
 
 
 def _rates(config: RunConfig) -> Iterator[tuple[str, float, list[str]]]:
