@@ -247,22 +247,19 @@ def measure(case: Case, folder: Path, tokenizer: Path, device: str, *, small: bo
 
 def trainer_of(config: Any, layout: Any, rows: list[Any], folder: Path, tokenizer: Path, *, small: bool = False) -> Any:
     """The product's trainer, which saves nothing here, on a random model of the config's shape, in this folder."""
-    import torch
-
     from solotune.artifacts.model_dir import ModelDir
     from solotune.artifacts.run_dir import RunDir
     from solotune.modeling import determinism
     from solotune.modeling.trainer import AdapterTrainer
 
     class Unsaved(AdapterTrainer):
-        def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
             """Takes seconds, and no memory of the GPU."""
 
     shape = config.model.name_or_path
     base = ModelDir(folder / shape)
-    if not base.path.exists():
-        shutil.copytree(tokenizer, base.path)
-        model_config(shape, small=small).save_pretrained(base.path)
+    shutil.copytree(tokenizer, base.path)
+    model_config(shape, small=small).save_pretrained(base.path)
     determinism.start(config)
     model = model_on_device(shape, config.device, four_bits=config.quantization is not None, small=small)
     run = RunDir.new(folder / "runs", config.name, None)
