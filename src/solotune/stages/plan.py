@@ -120,7 +120,7 @@ def _say_time(config: RunConfig, tokens: float) -> None:
 
 def _rates(config: RunConfig) -> Iterator[tuple[str, float, list[str]]]:
     """Finished runs of this model on this kind of device, the latest first: tokens/s, and what else sets the pace."""
-    here = environment.own_gpu()
+    here = [gpu["name"] for gpu in environment.own_gpu()] if config.device == "cuda" else None
     for run_id in reversed(run_ids(RUNS)):
         run_dir = RunDir(RUNS / run_id)
         try:
@@ -129,10 +129,8 @@ def _rates(config: RunConfig) -> Iterator[tuple[str, float, list[str]]]:
         except SolotuneError:
             continue
         outcome, gpus = manifest.outcome, manifest.environment.get("gpu") or []
-        same_place = own.device == config.device and (
-            config.device == "cpu" or [gpu["name"] for gpu in gpus] == [gpu["name"] for gpu in here]
-        )
-        if outcome and outcome.seconds and own.model == config.model and same_place:
+        there = [gpu["name"] for gpu in gpus] if own.device == "cuda" else None
+        if outcome and outcome.seconds and own.model == config.model and there == here:
             yield run_id, outcome.tokens / outcome.seconds, _other_pace(own, config)
 
 
